@@ -1,0 +1,167 @@
+"""The composition root: listeners, the root nursery, signals, drain."""
+
+import signal
+import traceback
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, contextmanager
+from pathlib import PurePath
+from typing import Any
+
+import trio
+
+from relayd import __version__
+from relayd.edge.connection import WebSocket
+from relayd.edge.http import answer_request
+from relayd.edge.listener import Listener, accept_connections, open_listener, remote_address
+from relayd.ops.events import Draining, Emit, InternalError, Listening, RequestRefused, Stopped
+from relayd.routing.binary import serve_binary
+from relayd.routing.phone import serve_phone
+from relayd.routing.registry import Refused, Registry
+from relayd.settings import Settings
+from relayd.wire.close import SHUTTING_DOWN
+from relayd.wire.upgrade import BinaryHello, PhoneHello
+
+__all__ = ["Relay", "run"]
+
+
+class Relay:
+    """The whole relay but its signals: `serve` runs it, `drain` ends it.
+
+    Tests run it in a nursery of theirs; `run` runs it as a process.
+    """
+
+    def __init__(self, settings: Settings, emit: Emit) -> None:
+        self._settings = settings
+        self._emit = emit
+        self._connections: set[WebSocket] = set()
+        self._connection_ended = trio.lowlevel.ParkingLot()
+        self._draining = False
+        self._scope = trio.CancelScope()
+        self.registry = Registry(
+            grace=settings.grace,
+            probe_timeout=settings.probe_timeout,
+            max_phones=settings.max_phones,
+            emit=emit,
+        )
+
+    async def serve(self, *, task_status: trio.TaskStatus[Sequence[str]] = trio.TASK_STATUS_IGNORED) -> None:
+        """Listen and serve until `drain` has ended it. Started, it reports the addresses bound.
+
+        Raises `relayd.edge.listener.CannotListen`, in a group if the listener fails later on.
+        """
+        self._started = trio.current_time()
+        async with AsyncExitStack() as stack:
+            listeners: list[Listener] = []
+            for address in self._settings.listen:
+                listener = await open_listener(address)
+                stack.push_async_callback(listener.aclose)
+                listeners.append(listener)
+            with self._scope:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.registry.expire_graces)
+                    for listener in listeners:
+                        nursery.start_soon(accept_connections, listener, self._handle, nursery, self._emit)
+                        self._emit(Listening(str(listener.address)))
+                    task_status.started([str(listener.address) for listener in listeners])
+
+    async def drain(self, cause: str) -> None:
+        """Close every connection with 1001, wait for them up to the drain timeout, and end `serve`.
+
+        Meanwhile ``/healthz`` answers 503, and so does an upgrade.
+        """
+        self._draining = True
+        self._emit(Draining(cause, len(self._connections)))
+        for connection in list(self._connections):
+            connection.end(SHUTTING_DOWN)
+        with trio.move_on_after(self._settings.drain_timeout):
+            while self._connections:
+                await self._connection_ended.park()
+        self._emit(Stopped(len(self._connections)))
+        self._scope.cancel()
+
+    def health(self) -> Mapping[str, Any]:
+        """The document of ``/healthz`` (contract: "Endpoints")."""
+        return {
+            "status": "draining" if self._draining else "ok",
+            "version": __version__,
+            "connected_binaries": self.registry.connected_binaries,
+            "connected_phones": self.registry.connected_phones,
+            "uptime_seconds": int(trio.current_time() - self._started),
+        }
+
+    async def _handle(self, stream: trio.SocketStream) -> None:
+        """One connection from its first byte to its last. Nothing that goes wrong in it gets out."""
+        remote = remote_address(stream)
+        try:
+            await self._serve_connection(stream, remote)
+        except* Exception as errors:  # noqa: BLE001 (one bug must not cost every connection)
+            self._emit(InternalError(remote, _whereabouts(errors)))
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _serve_connection(self, stream: trio.SocketStream, remote: str) -> None:
+        def on_refused(status: int) -> None:
+            self._emit(RequestRefused(remote, status))
+
+        upgrade = await answer_request(stream, self._settings, self.health, on_refused)
+        if upgrade is not None:
+            connection = WebSocket(stream, remote, upgrade, self._settings)
+            with self._tracked(connection):
+                async with connection.opened():
+                    await self._route(connection, upgrade.hello)
+
+    @contextmanager
+    def _tracked(self, connection: WebSocket) -> Iterator[None]:
+        """Let `drain` know of ``connection`` until it is closed for good."""
+        self._connections.add(connection)
+        if self._draining:
+            connection.end(SHUTTING_DOWN)
+        try:
+            yield
+        finally:
+            self._connections.remove(connection)
+            self._connection_ended.unpark_all()
+
+    async def _route(self, connection: WebSocket, hello: BinaryHello | PhoneHello) -> None:
+        registry, settings = self.registry, self._settings
+        try:
+            if isinstance(hello, BinaryHello):
+                await serve_binary(connection, hello, registry=registry, settings=settings, emit=self._emit)
+            else:
+                await serve_phone(connection, hello, registry=registry, settings=settings)
+        except Refused as refusal:
+            connection.end(refusal.close)
+
+
+async def run(settings: Settings, emit: Emit) -> int:
+    """Be the daemon until SIGTERM or SIGINT, and drain; return the exit status.
+
+    0 after a drain, 128 and the signal's number if a second signal cut it short. Raises a group of
+    `relayd.edge.listener.CannotListen` if a listener cannot be opened, or fails.
+    """
+    status = 0
+    relay = Relay(settings, emit)
+
+    async def obey(signals: AsyncIterator[int]) -> None:
+        nonlocal status
+        first = await anext(signals)
+        async with trio.open_nursery() as draining:
+            draining.start_soon(relay.drain, signal.Signals(first).name)
+            status = 128 + await anext(signals)
+            nursery.cancel_scope.cancel()
+
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(obey, signals)
+            await relay.serve()
+            nursery.cancel_scope.cancel()
+    return status
+
+
+def _whereabouts(error: BaseException) -> str:
+    """The class of every error in a group and the line that raised it: where to look, and no more."""
+    if isinstance(error, BaseExceptionGroup):
+        return ", ".join(_whereabouts(inner) for inner in error.exceptions)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"

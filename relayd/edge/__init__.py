@@ -1,0 +1,1 @@
+"""How bytes arrive: listeners, request heads, connections."""

@@ -1,0 +1,315 @@
+"""A WebSocket connection: trio-websocket, and the data path beside it.
+
+    socket -> FrameDecoder -> data messages  -> the forwarder, through `WebSocket.receive`
+                           -> pings, Close   -> trio-websocket, through `_Tap`
+    socket <- Outbox       <- data messages  <- whoever sends to this peer
+                           <- pongs, Close   <- trio-websocket, through `_Tap`
+
+The forwarder is the only reader of the socket: `WebSocket.receive` reads, keeps what is data, and
+leaves what is control in the tap, where trio-websocket finds it as if it had read it itself. So
+trio-websocket does the opening handshake, answers pings and does the closing handshake, and a data
+frame costs neither a task switch nor an object of its.
+"""
+
+import fcntl
+import os
+import sys
+import termios
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Final
+
+import trio
+import trio_websocket
+
+from relayd.edge.http import Upgrade
+from relayd.routing.connection import Ending
+from relayd.routing.outbox import Outbox
+from relayd.settings import Settings
+from relayd.wire.close import MESSAGE_TOO_SLOW, NORMAL, Close
+from relayd.wire.frames import PING, FrameDecoder, encode_close
+
+__all__ = ["WebSocket"]
+
+_READ_BYTES: Final = 64 * 1024
+"""The most that one read takes: with small frames, a turn of a millisecond or two."""
+
+CLOSE_TIMEOUT: Final = 5.0
+"""Seconds that a peer has to take our Close frame and answer it, whatever it is doing."""
+
+_NO_STATUS: Final = 1005
+_ABNORMAL: Final = 1006
+
+_UNKNOWN_TO_WSPROTO: Final = 1014
+"""Bad gateway: registered with IANA and allowed to travel, but wsproto takes it for a protocol error."""
+
+_HEAD: Final = (
+    b"GET / HTTP/1.1\r\nHost: relayd\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
+)
+
+
+class WebSocket:
+    """An accepted connection; routing knows it as `relayd.routing.connection.Connection`.
+
+    It lives while it is `opened`.
+    """
+
+    def __init__(self, stream: trio.SocketStream, remote: str, upgrade: Upgrade, settings: Settings) -> None:
+        self.remote = remote
+        self.scope = trio.CancelScope()
+        self.outbox = Outbox(self, limit=settings.outbox_bytes, write_timeout=settings.write_timeout)
+        self._stream = stream
+        self._decoder = FrameDecoder(settings.max_frame_bytes)
+        self._tap = _Tap(upgrade.key, self._decoder, self.outbox)
+        # What came in one read with the request head: a client need not wait for our 101.
+        self._leftover = upgrade.leftover
+        self._message_timeout = settings.message_timeout
+        # Seconds of waiting that the message under way may still cost.
+        self._patience = settings.message_timeout
+        # Whether the forwarder is waiting for bytes. While it is not, the peer's may lie in the
+        # socket for as long as backpressure wants, and its silence means nothing.
+        self._reading = False
+        self._over = False
+        self._sign_of_life = trio.lowlevel.ParkingLot()
+        self._verdict: Close | None = None
+
+    @asynccontextmanager
+    async def opened(self) -> AsyncIterator[None]:
+        """Accept the upgrade; on leaving, close the connection as `end` said.
+
+        The body runs in the connection's scope, so `end` cancels the body and the body alone: what
+        comes after it, the closing handshake first of all, still runs.
+        """
+        async with trio.open_nursery() as nursery:
+            request = await trio_websocket.wrap_server_stream(nursery, self._tap)
+            self._ws = await request.accept()
+            with self.scope:
+                yield
+            await self._close()
+            nursery.cancel_scope.cancel()
+
+    @property
+    def ending(self) -> Ending:
+        """How the connection ended; while it lives, what it would be if it vanished now."""
+        if self._verdict is not None:
+            return Ending("relay", self._verdict.code, self._verdict.reason)
+        if self._decoder.close_frame is not None:
+            code = self._decoder.close_code
+            return Ending("peer", _NO_STATUS if code is None else code, "")
+        return Ending("network", _ABNORMAL, "")
+
+    def end(self, close: Close) -> None:
+        """End the connection with ``close``: the scope around its nursery is cancelled. First call wins."""
+        if self._verdict is None and self._decoder.close_frame is None:
+            self._verdict = close
+        self.scope.cancel()
+        self._show_life()
+
+    async def receive(self) -> list[bytes] | None:
+        """The data messages of one read, in order; None once there will be no more."""
+        decoder = self._decoder
+        while not decoder.ended:
+            if decoder.backlog:
+                await trio.lowlevel.checkpoint()
+                data = b""
+            elif self._leftover:
+                data, self._leftover = self._leftover, b""
+            else:
+                data = await self._read()
+                if not data:
+                    break
+            messages = decoder.decode(data)
+            if decoder.pings:
+                self._tap.wake()
+            if messages or not decoder.mid_message:
+                self._patience = self._message_timeout
+            if messages:
+                return messages
+        self._finish_reading()
+        await trio.lowlevel.checkpoint()
+        return None
+
+    async def answers(self, timeout: float) -> bool:
+        """Ping the peer; whether it gives any sign of life within ``timeout`` seconds."""
+        self.outbox.put_control(PING)
+        self.outbox.flush()
+        if not self._over:
+            with trio.move_on_after(timeout):
+                await self._sign_of_life.park()
+                return not self._over and self._verdict is None
+        return not self._over and not self._reading
+
+    def try_send(self, data: bytes | memoryview) -> int:
+        """For the outbox: send what fits, without waiting."""
+        try:
+            return os.write(self._stream.socket.fileno(), data)
+        except BlockingIOError:
+            return 0
+
+    async def wait_writable(self) -> None:
+        """For the outbox: wait until the socket takes more, or is dead."""
+        with suppress(trio.BrokenResourceError):
+            await self._stream.wait_send_all_might_not_block()
+            # Room came free in our socket: the peer's side is taking bytes, so it is there.
+            self._show_life()
+
+    def unacknowledged(self) -> int:
+        """For the outbox: bytes sent and not yet confirmed (SIOCOUTQ of tcp(7), which Linux calls TIOCOUTQ)."""
+        answer = fcntl.ioctl(self._stream.socket.fileno(), termios.TIOCOUTQ, bytes(4))
+        return int.from_bytes(answer, sys.byteorder)
+
+    async def _read(self) -> bytes:
+        """The next bytes; none at the end of the stream, however that came about."""
+        self._reading = True
+        try:
+            if not self._decoder.mid_message:
+                data = await self._stream.receive_some(_READ_BYTES)
+            else:
+                data = await self._read_impatiently()
+        except trio.BrokenResourceError:
+            data = b""
+        finally:
+            self._reading = False
+        self._show_life()
+        return data
+
+    async def _read_impatiently(self) -> bytes:
+        """Read on in the middle of a message, as long as the deadline of that message allows."""
+        started = trio.current_time()
+        with trio.move_on_after(self._patience):
+            data = await self._stream.receive_some(_READ_BYTES)
+            # Only waiting counts. What backpressure took is not the peer's fault.
+            self._patience -= trio.current_time() - started
+            return data
+        self.end(MESSAGE_TOO_SLOW)
+        return b""
+
+    def _finish_reading(self) -> None:
+        """Reading is over: by a Close frame, a broken rule, or the end of the stream."""
+        self._over = True
+        self._show_life()
+        if self._decoder.failure is not None:
+            self.end(self._decoder.failure)
+        elif self._decoder.close_frame is not None:
+            self._tap.wake()
+        else:
+            self._tap.hang_up()
+
+    def _show_life(self) -> None:
+        if self._sign_of_life:
+            self._sign_of_life.unpark_all()
+
+    async def _close(self) -> None:
+        """Say goodbye as the protocol wants it, within `CLOSE_TIMEOUT`, and close the socket.
+
+        Cancelled, it closes the socket at once.
+        """
+        self.outbox.discard()
+        try:
+            with trio.move_on_after(CLOSE_TIMEOUT):
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(self.outbox.write)
+                    nursery.start_soon(self._discard_messages)
+                    await self._say_goodbye()
+                    nursery.cancel_scope.cancel()
+        finally:
+            self._stream.socket.close()
+
+    async def _say_goodbye(self) -> None:
+        decoder = self._decoder
+        if decoder.failure is not None:
+            await self._fail(decoder.failure)
+        elif decoder.close_code == _UNKNOWN_TO_WSPROTO:
+            await self._fail(Close(_UNKNOWN_TO_WSPROTO))
+        else:
+            if decoder.close_frame is None:
+                close = self._verdict or NORMAL
+                self._tap.no_more_pongs = True
+                await self._ws.aclose(close.code, close.reason or None)
+            await self._tap.closed.wait()
+
+    async def _fail(self, close: Close) -> None:
+        """_Fail the WebSocket Connection_ (RFC 6455, section 7.1.7): there is no telling frames apart any more.
+
+        So the peer's own Close frame cannot be waited for. But to close a socket that has unread
+        bytes makes the kernel reset the connection, and the peer may never see our Close frame:
+        so half-close, and read until the peer hangs up.
+        """
+        self.outbox.put_control(encode_close(close))
+        self.outbox.flush()
+        await self.outbox.drained()
+        with suppress(trio.BrokenResourceError):
+            await self._stream.send_eof()
+            while await self._stream.receive_some(_READ_BYTES):
+                pass
+
+    async def _discard_messages(self) -> None:
+        while await self.receive() is not None:
+            pass
+
+
+class _Tap(trio.abc.Stream):
+    """The stream that trio-websocket reads and writes: all of the connection but its data.
+
+    It hands out one control frame at a time. wsproto answers a frame before trio-websocket asks for
+    the next, so a pong is never attempted after our Close frame, where wsproto would raise.
+    """
+
+    def __init__(self, key: bytes, decoder: FrameDecoder, outbox: Outbox) -> None:
+        # trio-websocket gets a request head of our making: what a stranger wrote was parsed and
+        # judged by `relayd.edge.http`, and only the key of it matters from here on.
+        self._head = _HEAD % key
+        self._decoder = decoder
+        self._outbox = outbox
+        self._arrival = trio.lowlevel.ParkingLot()
+        self._close_taken = False
+        self._hung_up = False
+        #: Our own Close frame is on its way: pings stay unanswered.
+        self.no_more_pongs = False
+        #: trio-websocket is done with the connection, or the peer is.
+        self.closed = trio.Event()
+
+    def wake(self) -> None:
+        """There is a control frame to take."""
+        self._arrival.unpark_all()
+
+    def hang_up(self) -> None:
+        """The peer's bytes have come to their end."""
+        self._hung_up = True
+        self.closed.set()
+        self._arrival.unpark_all()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while True:
+            if self._head:
+                head, self._head = self._head, b""
+                return head
+            if self._hung_up:
+                return b""
+            if self.closed.is_set():
+                raise trio.ClosedResourceError
+            if self._decoder.pings and not self.no_more_pongs:
+                return self._decoder.pings.popleft()
+            if self._decoder.close_frame is not None and not self._close_taken:
+                self._close_taken = True
+                return self._decoder.close_frame
+            await self._arrival.park()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        self._outbox.put_control(bytes(data))
+        self._outbox.flush()
+        await self._outbox.drained()
+        await trio.lowlevel.checkpoint()
+        if self._outbox.dead:
+            raise trio.BrokenResourceError
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._outbox.drained()
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        self.closed.set()
+        self._arrival.unpark_all()
+        await trio.lowlevel.checkpoint()

@@ -1,0 +1,176 @@
+"""The request head: ``/healthz``, or an upgrade (contract: "Endpoints").
+
+One request per connection. It is parsed by h11, the parser that trio-websocket stands on, and is
+answered here unless it is an upgrade in good order. Answers never echo a byte of the request.
+"""
+
+import binascii
+import json
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from email.utils import formatdate
+from typing import Any, Final
+
+import h11
+import trio
+from attrs import frozen
+
+from relayd.settings import Settings
+from relayd.wire.upgrade import BadHeaders, BinaryHello, PhoneHello, binary_hello, phone_hello
+
+__all__ = ["Health", "Upgrade", "answer_request"]
+
+MAX_HEAD_BYTES: Final = 16 * 1024
+MAX_HEADERS: Final = 100
+
+_BINARY_PATHS: Final = (b"/v1/server", b"/v2/server")
+_PHONE_PATHS: Final = (b"/v1/client", b"/v2/client")
+_HEALTH_PATH: Final = b"/healthz"
+
+_REASONS: Final = {
+    200: b"OK",
+    400: b"Bad Request",
+    404: b"Not Found",
+    405: b"Method Not Allowed",
+    408: b"Request Timeout",
+    426: b"Upgrade Required",
+    431: b"Request Header Fields Too Large",
+    503: b"Service Unavailable",
+}
+
+Health = Callable[[], Mapping[str, Any]]
+"""The document of ``/healthz``; its ``status`` is "ok", or what keeps the relay from taking connections."""
+
+
+@frozen
+class Upgrade:
+    """A request to become a WebSocket connection, in good order."""
+
+    hello: BinaryHello | PhoneHello
+    #: The Sec-WebSocket-Key, to be answered.
+    key: bytes
+    #: Bytes that followed the head.
+    leftover: bytes
+
+
+@frozen
+class _Answer(Exception):
+    """What a request gets that does not become a WebSocket connection."""
+
+    status: int
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+    body: bytes = b""
+
+
+async def answer_request(
+    stream: trio.SocketStream, settings: Settings, health: Health, on_refused: Callable[[int], None]
+) -> Upgrade | None:
+    """Read the request head of ``stream``; return the upgrade that it asks for, or answer it.
+
+    Bounded by the handshake timeout for the whole head, and by another for the answer.
+    ``on_refused`` is told the status of an error that may be logged.
+    """
+    parser = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD_BYTES)
+    try:
+        with trio.move_on_after(settings.handshake_timeout):
+            request = await _read_head(stream, parser)
+            if request is None:
+                return None
+            return _judge(request, parser.trailing_data[0], settings, health)
+        # Not a word to a client that has sent none: it may be a port scan, or a spare connection.
+        if parser.trailing_data[0]:
+            await _send(stream, settings, _Answer(408))
+            on_refused(408)
+    except BadHeaders:
+        await _send(stream, settings, _Answer(400))
+    except _Answer as answer:
+        await _send(stream, settings, answer)
+        if answer.status >= 400 and answer.status != 503:
+            on_refused(answer.status)
+    return None
+
+
+async def _read_head(stream: trio.SocketStream, parser: h11.Connection) -> h11.Request | None:
+    """The request, or None if the client hung up before it was whole. Raises `_Answer`."""
+    while True:
+        try:
+            event = parser.next_event()
+        except h11.RemoteProtocolError as error:
+            raise _Answer(431 if error.error_status_hint == 431 else 400) from None
+        if isinstance(event, h11.Request):
+            if len(event.headers) > MAX_HEADERS:
+                raise _Answer(431)
+            return event
+        try:
+            data = await stream.receive_some(MAX_HEAD_BYTES)
+        except trio.BrokenResourceError:
+            data = b""
+        if not data:
+            return None
+        parser.receive_data(data)
+
+
+def _judge(request: h11.Request, leftover: bytes, settings: Settings, health: Health) -> Upgrade:
+    """The upgrade that ``request`` asks for. Raises `_Answer` or `BadHeaders` if there is to be none."""
+    path = request.target.partition(b"?")[0]
+    if path not in (_HEALTH_PATH, *_BINARY_PATHS, *_PHONE_PATHS):
+        raise _Answer(404)
+    if request.method != b"GET":
+        raise _Answer(405, ((b"allow", b"GET"),))
+    report = health()
+    available = report["status"] == "ok"
+    if path == _HEALTH_PATH:
+        headers = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
+        raise _Answer(200 if available else 503, headers, json.dumps(report).encode())
+    key = _websocket_key(request)
+    if path in _BINARY_PATHS:
+        hello: BinaryHello | PhoneHello = binary_hello(request.headers)
+    else:
+        hello = phone_hello(request.headers, require_token=settings.require_token)
+    if not available:
+        raise _Answer(503, ((b"retry-after", b"1"),))
+    return Upgrade(hello, key, leftover)
+
+
+def _websocket_key(request: h11.Request) -> bytes:
+    """The key of an upgrade to WebSocket version 13 (RFC 6455, section 4.2.1). Raises `_Answer`."""
+    values: dict[bytes, bytes] = {}
+    for name, value in request.headers:
+        values[name] = values[name] + b"," + value if name in values else value
+
+    def tokens(name: bytes) -> list[bytes]:
+        return [token.strip().lower() for token in values.get(name, b"").split(b",")]
+
+    if (
+        request.http_version < b"1.1"
+        or b"upgrade" not in tokens(b"connection")
+        or b"websocket" not in tokens(b"upgrade")
+        or values.get(b"sec-websocket-version") != b"13"
+    ):
+        raise _Answer(426, ((b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")))
+    key = values.get(b"sec-websocket-key", b"")
+    try:
+        nonce = binascii.a2b_base64(key, strict_mode=True)
+    except binascii.Error:
+        raise _Answer(400) from None
+    if len(nonce) != 16:
+        raise _Answer(400)
+    return key
+
+
+async def _send(stream: trio.SocketStream, settings: Settings, answer: _Answer) -> None:
+    connection = b"close, upgrade" if answer.status == 426 else b"close"
+    head = [
+        b"HTTP/1.1 %d %b" % (answer.status, _REASONS[answer.status]),
+        b"date: %b" % formatdate(usegmt=True).encode("ascii"),
+        b"connection: %b" % connection,
+        b"content-length: %d" % len(answer.body),
+        *(b"%b: %b" % header for header in answer.headers),
+    ]
+    with trio.move_on_after(settings.handshake_timeout), suppress(trio.BrokenResourceError):
+        await stream.send_all(b"\r\n".join(head) + b"\r\n\r\n" + answer.body)
+        # Closing a socket with unread bytes resets the connection, and the answer may be lost on
+        # the way: wait for the client to hang up first.
+        await stream.send_eof()
+        while await stream.receive_some(MAX_HEAD_BYTES):
+            pass

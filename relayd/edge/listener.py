@@ -1,0 +1,173 @@
+"""Addresses, sockets, and accepting connections on them."""
+
+import errno
+import os
+import socket
+import stat
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Final, NoReturn
+
+import trio
+
+from relayd.ops.events import AcceptPaused, Emit
+from relayd.settings import Address
+
+__all__ = ["CannotListen", "Listener", "accept_connections", "open_listener", "remote_address"]
+
+_BACKLOG: Final = 4096
+"""Connections that the kernel holds for us while we are busy; it caps this by net.core.somaxconn."""
+
+_ACCEPT_PAUSE: Final = 0.1
+"""Seconds to leave the queue alone when the system is out of something: long enough not to spin."""
+
+_OUT_OF_SOMETHING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
+
+
+class CannotListen(Exception):
+    """A listener could not be opened; the text is the one line to show."""
+
+
+class Listener:
+    """An open listener and the address that it really has."""
+
+    def __init__(self, sockets: trio.SocketListener, address: Address) -> None:
+        self.sockets = sockets
+        self.address = address
+
+    async def aclose(self) -> None:
+        """Stop listening; a unix socket's file goes too. Never waits."""
+        await trio.aclose_forcefully(self.sockets)
+        if self.address.path:
+            _unlink(self.address.path)
+
+
+async def open_listener(address: Address) -> Listener:
+    """Bind and listen on ``address``. Raises `CannotListen`."""
+    try:
+        if address.path:
+            return Listener(_listening(_bind_unix(address.path)), address)
+        sock = await _bind_tcp(address)
+        port = sock.getsockname()[1]
+        return Listener(_listening(sock), Address(address.host, port))
+    except OSError as error:
+        raise CannotListen(f"cannot listen on {address}: {_explained(error)}") from None
+
+
+async def accept_connections(
+    listener: Listener,
+    handle: Callable[[trio.SocketStream], Awaitable[None]],
+    nursery: trio.Nursery,
+    emit: Emit,
+) -> NoReturn:
+    """Run ``handle`` in ``nursery`` for every connection. Pauses while the system is out of resources.
+
+    Raises `CannotListen` if the listener itself fails.
+    """
+    while True:
+        try:
+            stream = await listener.sockets.accept()
+        except OSError as error:
+            if error.errno not in _OUT_OF_SOMETHING:
+                raise CannotListen(f"cannot accept on {listener.address}: {_explained(error)}") from None
+            emit(AcceptPaused(str(listener.address), errno.errorcode[error.errno]))
+            await trio.sleep(_ACCEPT_PAUSE)
+        else:
+            nursery.start_soon(handle, stream)
+
+
+def remote_address(stream: trio.SocketStream) -> str:
+    """The peer's address and port, or "unix"."""
+    try:
+        name = stream.socket.getpeername()
+    except OSError:
+        return "gone"
+    if not isinstance(name, tuple):
+        return "unix"
+    # An IPv4 peer of a dual-stack socket has an IPv4-mapped address.
+    host = name[0].removeprefix("::ffff:")
+    return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
+
+
+def _listening(sock: socket.socket) -> trio.SocketListener:
+    sock.listen(_BACKLOG)
+    sock.setblocking(False)
+    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+
+
+async def _bind_tcp(address: Address) -> socket.socket:
+    if not address.host:
+        return _bind_every_address(address.port)
+    found = await trio.socket.getaddrinfo(
+        address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+    )
+    family, _, _, _, name = found[0]
+    return _bind(family, name, only_ipv6=True)
+
+
+def _bind_every_address(port: int) -> socket.socket:
+    # One IPv6 socket that takes IPv4 as well, so that port 0 is the same port in both.
+    try:
+        return _bind(socket.AF_INET6, ("::", port), only_ipv6=False)
+    except OSError as error:
+        if error.errno not in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+            raise
+    return _bind(socket.AF_INET, ("0.0.0.0", port), only_ipv6=False)  # noqa: S104 (asked for)
+
+
+def _bind(family: int, name: tuple[object, ...], *, only_ipv6: bool) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, only_ipv6)
+        sock.bind(name)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _bind_unix(path: str) -> socket.socket:
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        _remove_stale(path)
+        sock.bind(path)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _remove_stale(path: str) -> None:
+    """Remove the socket file of a relay that is no more. Raises OSError (EADDRINUSE) if it is alive."""
+    try:
+        if not stat.S_ISSOCK(os.stat(path).st_mode):
+            raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+    raise OSError(errno.EADDRINUSE, os.strerror(errno.EADDRINUSE))
+
+
+def _unlink(path: str) -> None:
+    with suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+def _explained(error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return "address in use; stop what listens there, or choose another --listen"
+        case errno.EACCES:
+            return "permission denied; ports below 1024 and other users' directories need privileges"
+        case errno.EADDRNOTAVAIL:
+            return "this machine has no such address"
+        case errno.EEXIST:
+            return "a file that is no socket is in the way"
+    return error.strerror or type(error).__name__

@@ -1,0 +1,237 @@
+"""The bounded queue of bytes on its way to one peer, and its writer (contract: "Outbox").
+
+Everything that is sent on a connection passes through its outbox, control frames too, so frames
+never interleave and nobody needs a lock. Putting is synchronous: whoever puts can be cancelled
+right afterwards and leaves no half-written frame behind. `Outbox.flush` then tries the socket at
+once, everything queued in one system call; only what the socket does not take costs a task switch,
+to the writer.
+"""
+
+from collections import deque
+from typing import Final, Protocol
+
+import trio
+
+from relayd.wire.close import WRITE_STALLED, Close
+from relayd.wire.frames import encode_text
+
+__all__ = ["FRAME_OVERHEAD", "Outbox", "Transport"]
+
+FRAME_OVERHEAD: Final = 64
+"""Bytes charged for each frame beside its payload: its header, and about what its place here costs."""
+
+_ROOM: Final = 256 * 1024
+"""Charge up to which `Outbox.room` lets more in: enough to keep a socket busy, little to hold."""
+
+_SLICE: Final = 256 * 1024
+"""Charge joined for one system call. A socket seldom takes more at once, and to join a backlog of
+megabytes just to see a fraction of it go would be copying for nothing."""
+
+
+class Transport(Protocol):
+    """Where an outbox puts its bytes: a connection's socket."""
+
+    def try_send(self, data: bytes | memoryview) -> int:
+        """Send what fits without waiting; how many bytes that was. Raises OSError on a dead socket."""
+
+    async def wait_writable(self) -> None:
+        """Wait until `try_send` is worth another attempt, also if only to learn that the socket is dead."""
+
+    def unacknowledged(self) -> int:
+        """How many bytes of what was sent the peer's side has not confirmed yet."""
+
+    def end(self, close: Close) -> None:
+        """End the connection that this outbox belongs to. First call wins."""
+
+
+class Outbox:
+    """Frames for one peer, bounded by bytes. One task at a time runs `write`."""
+
+    __slots__ = (
+        "_begun",
+        "_blocked",
+        "_charges",
+        "_finish",
+        "_frames",
+        "_limit",
+        "_progress",
+        "_transport",
+        "_wanted",
+        "_write_timeout",
+        "charge",
+        "dead",
+        "put_count",
+        "sent_count",
+    )
+
+    def __init__(self, transport: Transport, *, limit: int, write_timeout: float) -> None:
+        self._transport = transport
+        self._limit = limit
+        self._write_timeout = write_timeout
+        # Encoded frames, and what each is charged. Of the first, the beginning may have been sent
+        # already (`_begun`): then its rest has to go out before anything else may.
+        self._frames: deque[bytes | memoryview] = deque()
+        self._charges: deque[int] = deque()
+        self._begun = False
+        # The socket is full, and the writer waits for it: until then there is no point in trying.
+        self._blocked = False
+        self._wanted = trio.lowlevel.ParkingLot()
+        self._progress = trio.lowlevel.ParkingLot()
+        self._finish: Close | None = None
+        #: Bytes held: of each frame its payload's length and `FRAME_OVERHEAD`, until all of it is sent.
+        self.charge = 0
+        #: How many frames were ever put, and how many of those the kernel has taken whole.
+        self.put_count = 0
+        self.sent_count = 0
+        #: The socket has failed, so nothing more will be sent. The reader learns why, and ends.
+        self.dead = False
+
+    def put(self, payload: bytes) -> bool:
+        """Queue one text message; False if that would take the charge over the limit.
+
+        Follow a run of puts with one `flush`. After `finish` a message is dropped: the peer has
+        been promised that its connection ends there.
+        """
+        if self._finish is not None or self.dead:
+            return True
+        charge = len(payload) + FRAME_OVERHEAD
+        if self.charge + charge > self._limit:
+            # What piled up here within one batch has not been offered to the socket yet.
+            self.flush()
+            if self.charge + charge > self._limit:
+                return False
+        self._append(encode_text(payload), charge)
+        return True
+
+    def put_unbounded(self, payload: bytes) -> int:
+        """Queue one text message whatever the charge, for callers that then wait for `room`.
+
+        Returns the message's number: it is with the kernel once `sent_count` has reached it.
+        """
+        if not self.dead:
+            self._append(encode_text(payload), len(payload) + FRAME_OVERHEAD)
+        return self.put_count
+
+    def put_control(self, frame: bytes) -> None:
+        """Queue one encoded control frame (or, before there are frames, the answer to an upgrade)."""
+        if not self.dead:
+            self._append(frame, len(frame) + FRAME_OVERHEAD)
+
+    def flush(self) -> None:
+        """Send what is queued, now, as far as the socket takes it; wake the writer for the rest."""
+        if not self._blocked:
+            self._send()
+            if self._blocked:
+                self._wanted.unpark()
+
+    def finish(self, close: Close) -> None:
+        """End the connection with ``close`` as soon as everything put so far has been sent."""
+        if self._finish is None:
+            self._finish = close
+            self.flush()
+
+    def discard(self) -> None:
+        """For closing: forget every frame that has not begun to go out. A begun one will be finished."""
+        keep = 1 if self._begun else 0
+        while len(self._frames) > keep:
+            self._frames.pop()
+            self.charge -= self._charges.pop()
+        self.sent_count = self.put_count - keep
+        self._finish = None
+        self._progress.unpark_all()
+
+    async def room(self) -> None:
+        """Wait until there is room for another batch, or no use in waiting."""
+        while self.charge > _ROOM and not self.dead:
+            await self._progress.park()
+
+    async def drained(self) -> None:
+        """Wait until everything put so far has been sent, or never will be."""
+        target = self.put_count
+        while self.sent_count < target and not self.dead:
+            await self._progress.park()
+
+    async def write(self) -> None:
+        """The writer: send what `flush` could not. Runs until it is cancelled.
+
+        Ends the connection when the peer takes nothing at all for the write timeout. Cancelled at
+        any point, the queue is whole, and the next `write` goes on from there.
+        """
+        while True:
+            if not self._blocked:
+                await self._wanted.park()
+            elif await self._wait_writable():
+                self._send()
+            else:
+                self._transport.end(WRITE_STALLED)
+                await trio.sleep_forever()
+
+    async def _wait_writable(self) -> bool:
+        """False if the write timeout passed and the peer took nothing in all that time."""
+        while True:
+            unacknowledged = self._transport.unacknowledged()
+            with trio.move_on_after(self._write_timeout):
+                await self._transport.wait_writable()
+                return True
+            # The kernel calls a socket writable when a good part of its buffer is free. A slow peer
+            # may take longer than the timeout to get there and be taking bytes all along.
+            if self._transport.unacknowledged() >= unacknowledged:
+                return False
+
+    def _append(self, frame: bytes, charge: int) -> None:
+        self._frames.append(frame)
+        self._charges.append(charge)
+        self.charge += charge
+        self.put_count += 1
+
+    def _send(self) -> None:
+        self._blocked = False
+        while self._frames:
+            data = self._slice()
+            try:
+                sent = self._transport.try_send(data)
+            except OSError:
+                self._die()
+                return
+            self._release(sent)
+            if sent < len(data):
+                self._blocked = True
+                break
+        if self._progress:
+            self._progress.unpark_all()
+        if self._finish is not None and not self._frames:
+            self._transport.end(self._finish)
+
+    def _slice(self) -> bytes | memoryview:
+        if len(self._frames) == 1:
+            return self._frames[0]
+        if self.charge <= _SLICE:
+            return b"".join(self._frames)
+        parts: list[bytes | memoryview] = []
+        charge = 0
+        for part, cost in zip(self._frames, self._charges, strict=True):
+            parts.append(part)
+            charge += cost
+            if charge > _SLICE:
+                break
+        return b"".join(parts)
+
+    def _release(self, sent: int) -> None:
+        """Let go of the first ``sent`` bytes of the queue."""
+        frames = self._frames
+        while frames and sent >= len(frames[0]):
+            sent -= len(frames.popleft())
+            self.charge -= self._charges.popleft()
+            self.sent_count += 1
+            self._begun = False
+        if sent:
+            frames[0] = memoryview(frames[0])[sent:]
+            self._begun = True
+
+    def _die(self) -> None:
+        self.dead = True
+        self._frames.clear()
+        self._charges.clear()
+        self.charge = 0
+        self._begun = False
+        self._progress.unpark_all()

@@ -1,0 +1,52 @@
+"""Serve one phone: the mirror of `relayd.routing.binary` (contract: "Life of a phone")."""
+
+import trio
+
+from relayd.routing.connection import Connection
+from relayd.routing.heartbeat import heartbeat
+from relayd.routing.registry import Registry
+from relayd.routing.slot import Phone, Slot
+from relayd.settings import Settings
+from relayd.wire.close import BAD_JSON, BINARY_GONE
+from relayd.wire.envelope import is_json
+from relayd.wire.upgrade import PhoneHello
+
+__all__ = ["forward_from_phone", "serve_phone"]
+
+
+async def serve_phone(
+    connection: Connection, hello: PhoneHello, *, registry: Registry, settings: Settings
+) -> None:
+    """Register an accepted phone and forward what it sends, until its connection ends.
+
+    The caller closes the connection afterwards. Raises `relayd.routing.registry.Refused`.
+    """
+    with registry.registered(connection, hello) as (slot, phone):
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.outbox.write)
+            nursery.start_soon(heartbeat, connection, settings)
+            await forward_from_phone(connection, slot, phone)
+            nursery.cancel_scope.cancel()
+
+
+async def forward_from_phone(connection: Connection, slot: Slot, phone: Phone) -> None:
+    """Splice every message of the phone into an envelope for the binary; return at the end of reading.
+
+    One sink: while that is full this waits, so the phone's bytes stay in its socket, and without a
+    sink the phone is ended, for a frame is never dropped in silence.
+    """
+    while (messages := await connection.receive()) is not None:
+        if phone.dismissed:
+            continue
+        binary = slot.binary
+        if binary is None:
+            connection.end(BINARY_GONE)
+            continue
+        outbox = binary.outbox
+        for message in messages:
+            if not is_json(message):
+                connection.end(BAD_JSON)
+                break
+            phone.last_put = outbox.put_unbounded(b"%b%b}" % (phone.prefix, message))
+        outbox.flush()
+        await outbox.room()

@@ -1,0 +1,165 @@
+"""The registry: server-id -> slot, with claim, takeover, grace and reclaim (contract: "Life of a binary").
+
+A release is tied to its claim by identity: what a binary leaves behind counts only while its own
+slot is the one that the name leads to.
+"""
+
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import NoReturn
+
+import trio
+
+from relayd.ops.events import (
+    BinaryClaimed,
+    BinaryReclaimed,
+    BinaryReleased,
+    BinaryTookOver,
+    ClaimRefused,
+    Emit,
+    GraceExpired,
+    PhoneRefused,
+    PhoneRegistered,
+    PhoneUnregistered,
+)
+from relayd.routing.connection import Connection
+from relayd.routing.slot import Phone, Slot
+from relayd.wire.close import (
+    BINARY_GONE,
+    BINARY_RECLAIMED,
+    CLAIM_TAKEN,
+    NO_SUCH_SERVER,
+    TAKEN_OVER,
+    TOO_MANY_PHONES,
+    Close,
+)
+from relayd.wire.upgrade import BinaryHello, PhoneHello
+
+__all__ = ["Refused", "Registry"]
+
+
+class Refused(Exception):
+    """A claim or a registration was turned down; `close` says how the connection is to end."""
+
+    def __init__(self, close: Close) -> None:
+        super().__init__(close.reason)
+        self.close = close
+
+
+class Registry:
+    """Who holds which server-id. In memory alone; `expire_graces` must run beside it."""
+
+    def __init__(self, *, grace: float, probe_timeout: float, max_phones: int, emit: Emit) -> None:
+        """``grace`` and ``probe_timeout`` are seconds."""
+        self._grace = grace
+        self._probe_timeout = probe_timeout
+        self._max_phones = max_phones
+        self._emit = emit
+        self._slots: dict[str, Slot] = {}
+        # Slots in their grace window and when it ends, the earliest first: every window is equally long.
+        self._graces: deque[tuple[float, Slot]] = deque()
+        self._grace_begun = trio.lowlevel.ParkingLot()
+
+    @property
+    def connected_binaries(self) -> int:
+        """Binaries that are connected now; one in its grace window is not."""
+        return sum(slot.binary is not None for slot in self._slots.values())
+
+    @property
+    def connected_phones(self) -> int:
+        """Phones that are registered now."""
+        return sum(len(slot.phones) for slot in self._slots.values())
+
+    @asynccontextmanager
+    async def claimed(self, connection: Connection, hello: BinaryHello) -> AsyncIterator[Slot]:
+        """Hold ``hello.server_id`` for ``connection``; on leaving, release it into its grace window.
+
+        Entering takes up to the probe timeout if somebody holds the id. Raises `Refused` if that
+        holder is alive, or if another newcomer was quicker. Leaving never waits.
+        """
+        slot = await self._claim(connection, hello)
+        try:
+            yield slot
+        finally:
+            self._release(slot, connection)
+
+    @contextmanager
+    def registered(self, connection: Connection, hello: PhoneHello) -> Iterator[tuple[Slot, Phone]]:
+        """Hold a place for a phone; on leaving, give the binary its close notice and free the place.
+
+        Raises `Refused` if nobody holds the id, not even in a grace window, or if the slot is full.
+        """
+        slot = self._slots.get(hello.server_id)
+        if slot is None:
+            self._refuse(connection, hello, NO_SUCH_SERVER)
+        if len(slot.phones) >= self._max_phones:
+            self._refuse(connection, hello, TOO_MANY_PHONES)
+        phone = Phone(f"c-{secrets.token_urlsafe(16)}", connection)
+        slot.phones[phone.conn_id] = phone
+        self._emit(PhoneRegistered(hello.server_id, phone.conn_id, connection.remote, hello.device_name))
+        try:
+            yield slot, phone
+        finally:
+            slot.give_notice(phone)
+            del slot.phones[phone.conn_id]
+            ending = connection.ending
+            self._emit(
+                PhoneUnregistered(
+                    hello.server_id, phone.conn_id, connection.remote, ending.code, ending.by, ending.reason
+                )
+            )
+
+    async def expire_graces(self) -> NoReturn:
+        """End every grace window when its time has come. Runs until it is cancelled."""
+        while True:
+            if not self._graces:
+                await self._grace_begun.park()
+            deadline, slot = self._graces[0]
+            await trio.sleep_until(deadline)
+            self._graces.popleft()
+            if self._slots.get(slot.server_id) is slot:
+                del self._slots[slot.server_id]
+                self._emit(GraceExpired(slot.server_id, slot.evict(BINARY_GONE)))
+
+    async def _claim(self, connection: Connection, hello: BinaryHello) -> Slot:
+        held = self._slots.get(hello.server_id)
+        if held is not None and held.binary is not None:
+            answered = await held.binary.answers(self._probe_timeout)
+            current = self._slots.get(hello.server_id)
+            won_by_another = current is not held and current is not None and current.binary is not None
+            if answered or won_by_another:
+                self._emit(ClaimRefused(hello.server_id, connection.remote, hello.version))
+                raise Refused(CLAIM_TAKEN)
+            held = current
+        slot = self._slots[hello.server_id] = Slot(hello.server_id, connection)
+        if held is None:
+            self._emit(BinaryClaimed(hello.server_id, connection.remote, hello.version))
+        elif held.binary is None:
+            phones = held.evict(BINARY_RECLAIMED)
+            self._emit(BinaryReclaimed(hello.server_id, connection.remote, hello.version, phones))
+        else:
+            held.binary.end(TAKEN_OVER)
+            phones = held.evict(BINARY_RECLAIMED)
+            held.abandon()
+            self._emit(BinaryTookOver(hello.server_id, connection.remote, hello.version, phones))
+        return slot
+
+    def _refuse(self, connection: Connection, hello: PhoneHello, close: Close) -> NoReturn:
+        self._emit(
+            PhoneRefused(hello.server_id, connection.remote, hello.device_name, close.code, close.reason)
+        )
+        raise Refused(close)
+
+    def _release(self, slot: Slot, connection: Connection) -> None:
+        ending = connection.ending
+        slot.abandon()
+        self._emit(
+            BinaryReleased(
+                slot.server_id, connection.remote, ending.code, ending.by, ending.reason, len(slot.phones)
+            )
+        )
+        if self._slots.get(slot.server_id) is slot:
+            self._graces.append((trio.current_time() + self._grace, slot))
+            self._grace_begun.unpark()

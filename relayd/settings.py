@@ -1,0 +1,246 @@
+"""Every setting: its default, what is accepted, and where a value came from.
+
+One attrs field per setting. The flag, the environment variable, `--help` and the message that
+refuses a value are all made from that field, so they cannot disagree.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal, TypeVar
+
+from attrs import Attribute, field, fields, frozen
+
+from relayd.ops.events import LEVELS, Level
+
+__all__ = ["Address", "BadSetting", "Setting", "Settings", "load", "setting_of"]
+
+T = TypeVar("T")
+
+
+class BadSetting(ValueError):
+    """A value was refused; its text is the one line to show."""
+
+    def __init__(self, name: str, source: str, value: str, accepted: str) -> None:
+        super().__init__(f"{name}: {source} is {_quoted(value)}, but {accepted} is accepted")
+
+
+@frozen
+class Address:
+    """Where to listen: a TCP ``host`` and ``port`` (no host means every address), or a unix ``path``."""
+
+    host: str = ""
+    port: int = 0
+    path: str = ""
+
+    def __str__(self) -> str:
+        if self.path:
+            return f"unix:{self.path}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+@frozen
+class Setting:
+    """What the field of a setting carries beside its default."""
+
+    parse: Callable[[str], Any]
+    """Raises ValueError for a value that is not accepted."""
+    accepted: str
+    metavar: str
+    help: str
+
+
+def setting_of(attribute: "Attribute[Any]") -> Setting:
+    """The `Setting` of a field of `Settings`."""
+    setting = attribute.metadata["setting"]
+    assert isinstance(setting, Setting)
+    return setting
+
+
+def _setting(
+    default: T,
+    parse: Callable[[str], T],
+    *,
+    accepted: str,
+    metavar: str,
+    help: str,  # noqa: A002
+) -> T:
+    value: T = field(default=default, metadata={"setting": Setting(parse, accepted, metavar, help)})
+    return value
+
+
+def _parse_address(text: str) -> Address:
+    if text.startswith("unix:"):
+        path = text.removeprefix("unix:")
+        # The length is the kernel's: sun_path holds 108 bytes, its last one a NUL.
+        if not path.startswith("/") or "\0" in path or len(path.encode()) > 107:
+            raise ValueError
+        return Address(path=path)
+    match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]/\s]*)):([0-9]{1,5})", text, re.ASCII)
+    if match is None or int(match[3]) > 65535:
+        raise ValueError
+    return Address(host=match[1] or match[2] or "", port=int(match[3]))
+
+
+def _parse_addresses(text: str) -> tuple[Address, ...]:
+    addresses = tuple(_parse_address(part) for part in re.split(r"[\s,]+", text.strip()))
+    if len(set(addresses)) < len(addresses):
+        raise ValueError
+    return addresses
+
+
+def _seconds(lowest: float, highest: float) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        # float() alone would also take "nan", "inf", "1e9" and "1_0".
+        if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", text, re.ASCII) is None:
+            raise ValueError
+        seconds = float(text)
+        if not lowest <= seconds <= highest:
+            raise ValueError
+        return seconds
+
+    return parse
+
+
+def _whole(lowest: int, highest: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if re.fullmatch(r"[0-9]{1,18}", text, re.ASCII) is None or not lowest <= int(text) <= highest:
+            raise ValueError
+        return int(text)
+
+    return parse
+
+
+def _parse_switch(text: str) -> bool:
+    if text.lower() in ("true", "yes", "on", "1"):
+        return True
+    if text.lower() in ("false", "no", "off", "0"):
+        return False
+    raise ValueError
+
+
+def _parse_level(text: str) -> Level:
+    for level in LEVELS:
+        if text.lower() == level:
+            return level
+    raise ValueError
+
+
+LogFormat = Literal["auto", "text", "json"]
+
+
+def _parse_log_format(text: str) -> LogFormat:
+    match text.lower():
+        case "auto" | "text" | "json" as log_format:
+            return log_format
+    raise ValueError
+
+
+def _duration(default: float, help: str, lowest: float = 0.001) -> float:  # noqa: A002
+    return _setting(
+        default,
+        _seconds(lowest, 86400.0),
+        accepted=f"a number of seconds from {lowest:g} to 86400, such as 30 or 0.5",
+        metavar="SECONDS",
+        help=help,
+    )
+
+
+def _count(default: int, help: str, lowest: int, highest: int, metavar: str) -> int:  # noqa: A002
+    return _setting(
+        default,
+        _whole(lowest, highest),
+        accepted=f"a whole number from {lowest} to {highest}",
+        metavar=metavar,
+        help=help,
+    )
+
+
+@frozen(kw_only=True)
+class Settings:
+    """The whole configuration. Durations are seconds, sizes are bytes."""
+
+    listen: tuple[Address, ...] = _setting(
+        (Address(host="127.0.0.1", port=8080),),
+        _parse_addresses,
+        accepted="an address such as :8080, 127.0.0.1:8080, [::1]:8080 or unix:/run/relayd.sock, each once,",
+        metavar="ADDR",
+        help="where to listen: :8080 (every address, IPv4 and IPv6), 127.0.0.1:8080, [::1]:8080 or unix:/path; "
+        "port 0 takes a free one; give it again for more",
+    )
+    grace: float = _duration(
+        30.0, "how long the phones of a binary that went away wait for it to come back", lowest=0.0
+    )
+    heartbeat_interval: float = _duration(30.0, "time between two pings to a peer")
+    heartbeat_timeout: float = _duration(30.0, "close a peer that gives no sign of life this long after a ping")
+    probe_timeout: float = _duration(
+        10.0, "how long the holder of a server-id has to answer when another binary claims it"
+    )
+    handshake_timeout: float = _duration(5.0, "how long a client has for its whole request head")
+    message_timeout: float = _duration(30.0, "how long a message may take from its first byte to its last")
+    write_timeout: float = _duration(
+        10.0, "close a peer that takes none of the bytes waiting for it for this long"
+    )
+    drain_timeout: float = _duration(
+        10.0, "after SIGTERM or SIGINT, how long to wait for connections to close", lowest=0.0
+    )
+    max_frame_bytes: int = _count(262144, "largest message accepted", 1, 64 * 1024 * 1024, "BYTES")
+    max_phones: int = _count(16, "phones that one server-id may have at a time", 1, 1_000_000, "COUNT")
+    outbox_bytes: int = _count(
+        4194304, "most that may wait for one phone; beyond it the phone is closed", 1, 1024**3, "BYTES"
+    )
+    require_token: bool = _setting(
+        True,
+        _parse_switch,
+        accepted="true or false",
+        metavar="BOOL",
+        help="refuse phones that send no x-pyrycode-token header (its value is never looked at)",
+    )
+    log_level: Level = _setting(
+        "info",
+        _parse_level,
+        accepted=f"one of {', '.join(LEVELS)}",
+        metavar="LEVEL",
+        help=f"least important events to log: {', '.join(LEVELS)}",
+    )
+    log_format: LogFormat = _setting(
+        "auto",
+        _parse_log_format,
+        accepted="one of auto, text, json",
+        metavar="FORMAT",
+        help="auto (text on a terminal, JSON lines elsewhere), text or json",
+    )
+
+
+ENVIRONMENT_PREFIX: Final = "RELAYD_"
+
+
+def load(flags: Mapping[str, str | Sequence[str]], environment: Mapping[str, str]) -> Settings:
+    """Settings from their defaults, under ``RELAYD_…`` variables, under flags; all of them as text.
+
+    ``flags`` has the field's name for a key, and only flags that were given. Raises `BadSetting`
+    for the first value that is not accepted. Other ``RELAYD_…`` variables are left alone: Kubernetes,
+    for one, sets some for every service.
+    """
+    known = {attribute.name: setting_of(attribute) for attribute in fields(Settings)}
+    values: dict[str, Any] = {}
+    for variable, text in sorted(environment.items()):
+        if variable.startswith(ENVIRONMENT_PREFIX):
+            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+            if name in known:
+                values[name] = _parsed(name, known[name], f"the environment variable {variable}", text)
+    for name, given in flags.items():
+        text = given if isinstance(given, str) else ",".join(given)
+        values[name] = _parsed(name, known[name], f"the flag --{name.replace('_', '-')}", text)
+    return Settings(**values)
+
+
+def _parsed(name: str, setting: Setting, source: str, text: str) -> Any:
+    try:
+        return setting.parse(text)
+    except ValueError:
+        raise BadSetting(name.replace("_", "-"), source, text, setting.accepted) from None
+
+
+def _quoted(value: str) -> str:
+    shown = value if len(value) <= 80 else f"{value[:77]}..."
+    return f'"{shown}"' if shown.isprintable() else ascii(shown)

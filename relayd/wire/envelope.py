@@ -1,0 +1,163 @@
+"""The routing envelope (contract: "Routing envelope"): the only JSON that relayd reads or writes.
+
+The frame inside is opaque. On its way to a phone it is cut out of the binary's message as it
+stands; on its way to the binary the phone's message is spliced in as it stands. msgspec validates
+the whole document while it skips over the parts that we do not want, so nothing is parsed into
+objects but a short string and an integer.
+"""
+
+from typing import Final
+
+import msgspec
+from attrs import frozen
+
+from relayd.wire.close import may_travel
+
+__all__ = [
+    "Envelope",
+    "Malformed",
+    "close_notice",
+    "decode_envelope",
+    "envelope_prefix",
+    "is_json",
+]
+
+
+class Malformed(ValueError):
+    """A message that is not UTF-8, not one JSON document, or not an envelope.
+
+    Carries nothing of the message: its text must never reach a log.
+    """
+
+
+class Envelope(msgspec.Struct, frozen=True, gc=False):
+    """What a binary sent: deliver `frame` to the phone `conn_id`, then close it with `close_code`.
+
+    ``conn_id`` is empty in a request to the relay itself (``push_wake``; a phone's is never empty),
+    ``frame`` is empty when there is none, ``close_code`` is 0 when there is none.
+    """
+
+    conn_id: str
+    frame: bytes
+    close_code: int
+
+
+class _Document(msgspec.Struct, gc=False):
+    """The envelope as JSON has it; unknown fields are skipped, and the last of equal keys counts."""
+
+    conn_id: str | msgspec.UnsetType = msgspec.UNSET
+    frame: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+    close_code: int | msgspec.UnsetType = msgspec.UNSET
+    push_wake: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
+
+
+_read_document: Final = msgspec.json.Decoder(_Document).decode
+_skip_document: Final = msgspec.json.Decoder(msgspec.Raw).decode
+
+# First digits that can stand in for the "d" of a surrogate escape. Not 0: a substitute must never
+# turn into ASCII, or it could spell a conn_id that the message did not contain.
+_SUBSTITUTE_DIGITS: Final = tuple(bytes([digit]) for digit in b"eEfFcCbBaA987654321")
+
+
+def decode_envelope(message: bytes) -> Envelope:
+    """Read one message of a binary.
+
+    Raises `Malformed` for all that the contract tells us to drop: invalid UTF-8, invalid JSON (also
+    JSON nested deeper than the interpreter's recursion limit), fields of the wrong type, a
+    ``close_code`` that may not travel, and an envelope that asks for nothing.
+    """
+    try:
+        str(message, "utf-8")
+        document = _read_document(message)
+    except msgspec.DecodeError:
+        return _decode_with_lone_surrogates(message)
+    except (UnicodeDecodeError, RecursionError):
+        raise Malformed from None
+    return _checked(document, b"" if document.frame is msgspec.UNSET else bytes(document.frame))
+
+
+def is_json(message: bytes) -> bool:
+    """Whether a phone's message is one JSON document in UTF-8: what may be spliced into an envelope."""
+    try:
+        str(message, "utf-8")
+        _skip_document(message)
+    except msgspec.DecodeError:
+        substitution = _Substitution.of(message)
+        return substitution is not None and _is_plain_json(substitution.apply(message))
+    except (UnicodeDecodeError, RecursionError):
+        return False
+    return True
+
+
+def envelope_prefix(conn_id: str) -> bytes:
+    """What stands before a phone's message in its envelope; a single ``}`` goes behind it."""
+    return b'{"conn_id":"%s","frame":' % conn_id.encode("ascii")
+
+
+def close_notice(conn_id: str, code: int) -> bytes:
+    """The envelope that tells a binary that one of its phones is gone (contract: "Close notice")."""
+    return b'{"conn_id":"%s","close_code":%d}' % (conn_id.encode("ascii"), code)
+
+
+def _checked(document: _Document, frame: bytes) -> Envelope:
+    if frame == b"null":
+        frame = b""
+    if document.conn_id is msgspec.UNSET:
+        if document.push_wake is msgspec.UNSET or not bytes(document.push_wake).startswith(b"{"):
+            raise Malformed
+        return Envelope("", b"", 0)
+    if document.close_code is msgspec.UNSET:
+        if not frame:
+            raise Malformed
+        return Envelope(document.conn_id, frame, 0)
+    if not may_travel(document.close_code):
+        raise Malformed
+    return Envelope(document.conn_id, frame, document.close_code)
+
+
+@frozen
+class _Substitution:
+    r"""Makes a document with lone surrogates readable to msgspec, and its frame itself again.
+
+    The grammar of JSON allows an escape such as ``"\ud800"`` on its own (RFC 8259, section 8.2), so
+    a frame may hold one, and what is valid must pass unchanged. msgspec refuses it. So the ``d`` of
+    every such escape is exchanged for a digit that follows no ``\u`` in the message, which keeps the
+    length and the grammar and can be undone exactly.
+    """
+
+    lower: bytes
+    upper: bytes
+
+    @classmethod
+    def of(cls, message: bytes) -> "_Substitution | None":
+        """A substitution for ``message``; None where there is nothing to exchange, or nothing free."""
+        if b"\\ud" not in message and b"\\uD" not in message:
+            return None
+        free = [digit for digit in _SUBSTITUTE_DIGITS if b"\\u" + digit not in message]
+        return cls(free[0], free[1]) if len(free) > 1 else None
+
+    def apply(self, message: bytes) -> bytes:
+        return message.replace(b"\\ud", b"\\u" + self.lower).replace(b"\\uD", b"\\u" + self.upper)
+
+    def undo(self, part: bytes) -> bytes:
+        return part.replace(b"\\u" + self.lower, b"\\ud").replace(b"\\u" + self.upper, b"\\uD")
+
+
+def _decode_with_lone_surrogates(message: bytes) -> Envelope:
+    substitution = _Substitution.of(message)
+    if substitution is None:
+        raise Malformed from None
+    try:
+        document = _read_document(substitution.apply(message))
+    except (msgspec.DecodeError, RecursionError):
+        raise Malformed from None
+    frame = b"" if document.frame is msgspec.UNSET else substitution.undo(bytes(document.frame))
+    return _checked(document, frame)
+
+
+def _is_plain_json(message: bytes) -> bool:
+    try:
+        _skip_document(message)
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True

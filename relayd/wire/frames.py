@@ -1,0 +1,232 @@
+"""WebSocket frames: bytes in, messages out, and back (RFC 6455, section 5).
+
+This exists because relayd moves data frames in batches. trio-websocket hands over one message at a
+time, and each costs a memory channel, two task switches and a generator-based parser; here one read
+becomes one list of messages. Whoever takes data frames away from wsproto also takes over their
+rules, so all of them are kept in this file: mask required, reserved bits and opcodes refused,
+lengths minimal, fragments reassembled and bounded. Control frames are checked just as strictly and
+then handed on whole, for trio-websocket to answer.
+
+UTF-8 is not checked here: what a bad text costs differs by leg (the contract's table of errors),
+and incoming text and binary messages are treated alike, so `relayd.wire.envelope` does it.
+"""
+
+from collections import deque
+from typing import Final
+
+from relayd.wire.close import MESSAGE_TOO_BIG, Close, may_travel, protocol_error
+
+__all__ = ["FRAMES_PER_BATCH", "PING", "FrameDecoder", "encode_close", "encode_text"]
+
+FRAMES_PER_BATCH: Final = 512
+"""Frames decoded before the caller gets a turn: 64 KiB of empty frames are 10,000 of them, and to
+decode and route all of those in one go would hold everybody else up for some 20 ms."""
+
+PINGS_KEPT: Final = 16
+"""Unanswered pings kept for their pong. RFC 6455, section 5.5.3, lets an endpoint answer only the
+latest of several, so a flood of pings costs its sender bandwidth and us neither memory nor writes."""
+
+PING: Final = b"\x89\x00"
+"""A ping with an empty payload, as a server sends it (unmasked)."""
+
+_OPCODE_CLOSE: Final = 0x8
+_OPCODE_PING: Final = 0x9
+_OPCODE_PONG: Final = 0xA
+
+_SHORT_HEADERS: Final = tuple(bytes((0x81, length)) for length in range(126))
+
+
+def encode_text(payload: bytes) -> bytes:
+    """One whole, final, unmasked text frame: what a server sends (RFC 6455, section 5.2)."""
+    length = len(payload)
+    if length < 126:
+        return _SHORT_HEADERS[length] + payload
+    if length < 0x10000:
+        return b"\x81\x7e" + length.to_bytes(2, "big") + payload
+    return b"\x81\x7f" + length.to_bytes(8, "big") + payload
+
+
+def encode_close(close: Close) -> bytes:
+    """A Close frame with ``close``'s code and reason (at most 123 bytes of UTF-8), unmasked."""
+    payload = close.code.to_bytes(2, "big") + close.reason.encode()
+    return bytes((0x80 | _OPCODE_CLOSE, len(payload))) + payload
+
+
+def _unmask(payload: bytes, key: bytes) -> bytes:
+    # One XOR over two long integers: CPython's own word loop, several times faster than any loop
+    # over bytes could be, and with no dependency.
+    length = len(payload)
+    repeated = (key * (length // 4 + 1))[:length]
+    return (int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")).to_bytes(length, "little")
+
+
+class FrameDecoder:
+    """The receiving half of a server's connection, without the connection.
+
+    Feed it what was read with `decode`, which returns the data messages that those bytes complete.
+    After that, look at `pings` and `close_frame` (control frames to answer), at `pongs` (a count),
+    and at `failure`. Once there is a `close_frame` or a `failure` the stream has ended as far as
+    frames go, and further bytes are ignored; the messages before that point have been returned.
+    """
+
+    __slots__ = (
+        "_buffer",
+        "_fragments",
+        "_max_message_bytes",
+        "_need",
+        "close_code",
+        "close_frame",
+        "failure",
+        "pings",
+    )
+
+    def __init__(self, max_message_bytes: int) -> None:
+        self._max_message_bytes = max_message_bytes
+        # Bytes of frames that are not complete, and how many it takes before looking again is
+        # worth while: a frame that dribbles in is looked at a constant number of times.
+        self._buffer = bytearray()
+        self._need = 2
+        # The payloads so far of a message whose final fragment has not come.
+        self._fragments: bytearray | None = None
+        #: Whole ping frames as received, still masked, oldest first.
+        self.pings: deque[bytes] = deque(maxlen=PINGS_KEPT)
+        #: The whole Close frame as received, still masked.
+        self.close_frame: bytes | None = None
+        #: The code in that Close frame; None when it carried none.
+        self.close_code: int | None = None
+        #: The rule that the peer broke, as the Close that it has earned.
+        self.failure: Close | None = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether a Close frame or a broken rule has ended the stream of frames."""
+        return self.close_frame is not None or self.failure is not None
+
+    @property
+    def backlog(self) -> bool:
+        """Whether ``decode(b"")`` would find more in what it was already fed."""
+        return len(self._buffer) >= self._need and not self.ended
+
+    @property
+    def mid_message(self) -> bool:
+        """Whether a message (or a control frame) has begun and is not complete."""
+        return bool(self._buffer) or self._fragments is not None
+
+    def decode(self, data: bytes) -> list[bytes]:
+        """Take the next bytes of the stream; return the messages that they complete, in order.
+
+        At most `FRAMES_PER_BATCH` frames are decoded; `backlog` tells whether some are left.
+        Text and binary messages come out alike, unmasked and reassembled.
+        """
+        messages: list[bytes] = []
+        if self.ended:
+            return messages
+        buffer = self._buffer
+        if buffer:
+            buffer += data
+            if len(buffer) < self._need:
+                return messages
+            data = bytes(buffer)
+            buffer.clear()
+        size = len(data)
+        position = 0
+        self._need = 2
+        for _ in range(FRAMES_PER_BATCH):
+            if size - position < 2:
+                break
+            first = data[position]
+            length = data[position + 1] - 0x80
+            if length < 0:
+                return self._fail(messages, protocol_error("frame is not masked"))
+            start = position + 6
+            if length >= 126:
+                start = position + (8 if length == 126 else 14)
+                if start > size:
+                    self._need = start - position
+                    break
+                shortest = 126 if length == 126 else 0x10000
+                length = int.from_bytes(data[position + 2 : start - 4], "big")
+                if length < shortest:
+                    return self._fail(messages, protocol_error("frame length is not minimal"))
+                if length > 0x7FFF_FFFF_FFFF_FFFF:
+                    return self._fail(messages, protocol_error("frame length has its top bit set"))
+            # What follows looks at the two opcodes of almost every frame first; anything else is
+            # checked by `_refusal`. All checks run before the payload is there, so that a frame
+            # which will be refused is refused at once and never buffered.
+            if first == 0x81 or first == 0x82:
+                if self._fragments is not None:
+                    return self._fail(messages, protocol_error("new message inside a fragmented one"))
+                if length > self._max_message_bytes:
+                    return self._fail(messages, MESSAGE_TOO_BIG)
+            else:
+                refusal = self._refusal(first, length)
+                if refusal is not None:
+                    return self._fail(messages, refusal)
+            end = start + length
+            if end > size:
+                self._need = end - position
+                break
+            payload = _unmask(data[start:end], data[start - 4 : start])
+            if first == 0x81 or first == 0x82:
+                messages.append(payload)
+            elif first & 0x08:
+                self._control(first & 0x0F, payload, data[position:end])
+                if self.ended:
+                    return messages
+            else:
+                if self._fragments is None:
+                    self._fragments = bytearray()
+                self._fragments += payload
+                if first & 0x80:
+                    messages.append(bytes(self._fragments))
+                    self._fragments = None
+            position = end
+        if position < size:
+            buffer += data[position:]
+        return messages
+
+    def _refusal(self, first: int, length: int) -> Close | None:
+        """The rule that a frame breaks by its first byte and its length, unless it breaks none."""
+        opcode = first & 0x0F
+        if first & 0x70:
+            return protocol_error("reserved bit set")
+        if opcode >= _OPCODE_CLOSE:
+            if opcode > _OPCODE_PONG:
+                return protocol_error("reserved opcode")
+            if not first & 0x80:
+                return protocol_error("fragmented control frame")
+            if length > 125:
+                return protocol_error("control frame too long")
+            return None
+        if opcode > 0x2:
+            return protocol_error("reserved opcode")
+        if opcode == 0 and self._fragments is None:
+            return protocol_error("continuation of no message")
+        if opcode != 0 and self._fragments is not None:
+            return protocol_error("new message inside a fragmented one")
+        if length + len(self._fragments or b"") > self._max_message_bytes:
+            return MESSAGE_TOO_BIG
+        return None
+
+    def _control(self, opcode: int, payload: bytes, frame: bytes) -> None:
+        if opcode == _OPCODE_PING:
+            self.pings.append(frame)
+        elif opcode == _OPCODE_CLOSE:
+            if payload:
+                code = int.from_bytes(payload[:2], "big")
+                if len(payload) < 2 or not may_travel(code):
+                    self.failure = protocol_error("bad close code")
+                    return
+                try:
+                    payload[2:].decode()
+                except UnicodeDecodeError:
+                    self.failure = Close(1007, "close reason is not UTF-8")
+                    return
+                self.close_code = code
+            self.close_frame = frame
+        # A pong asks for no answer; that bytes arrived at all is all that a heartbeat wants to know.
+
+    def _fail(self, messages: list[bytes], close: Close) -> list[bytes]:
+        self.failure = close
+        self._fragments = None
+        return messages

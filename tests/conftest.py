@@ -1,0 +1,22 @@
+"""Fixtures that every room of the tests may use."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.relay_process import RelayProcess, relay_factory
+
+
+@pytest.fixture
+def start_relay(tmp_path: Path) -> Iterator[Callable[..., RelayProcess]]:
+    """``start_relay(*flags, env=None)``: the real daemon, as a process, on a free port."""
+    with relay_factory(tmp_path) as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
+    """One daemon with default settings for all tests of a file: use a server-id of your own in each."""
+    with relay_factory(tmp_path_factory.mktemp("relay")) as start:
+        yield start()

@@ -1,0 +1,111 @@
+"""The real daemon, as a process, for tests that speak to it from outside."""
+
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+WAIT = 20.0
+"""Seconds until a test gives up on something that takes milliseconds on an idle machine."""
+
+
+class RelayProcess:
+    """``python -m relayd`` on a free port of 127.0.0.1, with its JSON log in a file."""
+
+    def __init__(self, log: Path, *flags: str, env: Mapping[str, str] | None = None) -> None:
+        self._log = log
+        command = [sys.executable, "-m", "relayd", "--log-format", "json", "--log-level", "debug", *flags]
+        if not any(flag.startswith("--listen") for flag in flags):
+            command += ["--listen", "127.0.0.1:0"]
+        clean = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
+        with log.open("wb") as stderr:
+            self.process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stderr=stderr, env={**clean, **(env or {})}
+            )
+
+    @property
+    def pid(self) -> int:
+        """The daemon's process id."""
+        return self.process.pid
+
+    @property
+    def address(self) -> str:
+        """The first address that it listens on, as its ``listening`` event says."""
+        address: str = self.event("listening")["address"]
+        return address
+
+    @property
+    def port(self) -> int:
+        """The port of `address`."""
+        match = re.search(r":(\d+)$", self.address)
+        assert match
+        return int(match[1])
+
+    def url(self, path: str, scheme: str = "ws") -> str:
+        """``ws://127.0.0.1:PORT`` and ``path``."""
+        return f"{scheme}://127.0.0.1:{self.port}{path}"
+
+    def log_text(self) -> str:
+        """All of stderr so far."""
+        return self._log.read_text()
+
+    def events(self, name: str | None = None) -> list[dict[str, Any]]:
+        """The events logged so far, or those called ``name``."""
+        lines = [line for line in self.log_text().splitlines(keepends=True) if line.endswith("\n")]
+        events = [json.loads(line) for line in lines if line.startswith("{")]
+        return [event for event in events if name in (None, event["event"])]
+
+    def event(self, name: str, **fields: object) -> dict[str, Any]:
+        """Wait for an event called ``name`` that has ``fields``; return it."""
+
+        def found() -> dict[str, Any] | None:
+            return next((e for e in self.events(name) if fields.items() <= e.items()), None)
+
+        return until(found, f"event {name} with {fields}")
+
+    def stop(self, number: int = signal.SIGTERM) -> int:
+        """Send a signal and wait for the exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(WAIT)
+
+
+def until(probe: Callable[[], T | None], what: str) -> T:
+    """Call ``probe`` until it returns something true; return that. Fails after `WAIT` seconds."""
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
+        found = probe()
+        if found:
+            return found
+        time.sleep(0.005)
+    raise AssertionError(f"no {what} within {WAIT:g} s")
+
+
+@contextlib.contextmanager
+def relay_factory(directory: Path) -> Iterator[Callable[..., RelayProcess]]:
+    """A function that starts relays, all of which are stopped in the end; none may fail by itself."""
+    relays: list[RelayProcess] = []
+
+    def start(*flags: str, env: Mapping[str, str] | None = None) -> RelayProcess:
+        relays.append(RelayProcess(directory / f"relay-{len(relays)}.log", *flags, env=env))
+        return relays[-1]
+
+    try:
+        yield start
+    finally:
+        for relay in relays:
+            relay.process.kill()
+            relay.process.wait()
+    for relay in relays:
+        faults = [event for event in relay.events() if event["event"] == "internal_error"]
+        assert not faults, faults
+        assert "Traceback" not in relay.log_text(), relay.log_text()
