@@ -8,7 +8,7 @@ for bytes of a frame or an envelope, or for the text of somebody else's error.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import ClassVar, Literal, get_args
 
 from attrs import fields, frozen
@@ -210,14 +210,12 @@ def _snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
 
-def _event_types() -> Iterator[type[Event]]:
-    return iter(Event.__subclasses__())
-
-
 def as_markdown() -> str:
     """The table of `docs/events.md`."""
     rows = ["| event | level | fields | when |", "|---|---|---|---|"]
-    for event in _event_types():
+    for event in list(globals().values()):
+        if not (isinstance(event, type) and issubclass(event, Event)) or event is Event:
+            continue
         names = ", ".join(f"`{attribute.name}`" for attribute in fields(event))
         rows.append(f"| `{_snake_case(event.__name__)}` | {event.level} | {names} | {event.__doc__} |")
     return "\n".join(rows)
