@@ -10,7 +10,7 @@ from typing import Any
 import trio
 
 from relayd import __version__
-from relayd.edge.connection import WebSocket
+from relayd.edge.connection import NeverOpened, WebSocket
 from relayd.edge.http import answer_request
 from relayd.edge.listener import Listener, accept_connections, open_listener, remote_address
 from relayd.ops.events import Draining, Emit, InternalError, Listening, RequestRefused, Stopped
@@ -35,7 +35,8 @@ class Relay:
         self._emit = emit
         self._connections: set[WebSocket] = set()
         self._connection_ended = trio.lowlevel.ParkingLot()
-        self._draining = False
+        #: Whether upgrades are refused, because the relay is about to end.
+        self.draining = False
         self._scope = trio.CancelScope()
         self.registry = Registry(
             grace=settings.grace,
@@ -69,7 +70,7 @@ class Relay:
 
         Meanwhile ``/healthz`` answers 503, and so does an upgrade.
         """
-        self._draining = True
+        self.draining = True
         self._emit(Draining(cause, len(self._connections)))
         for connection in list(self._connections):
             connection.end(SHUTTING_DOWN)
@@ -82,7 +83,7 @@ class Relay:
     def health(self) -> Mapping[str, Any]:
         """The document of ``/healthz`` (contract: "Endpoints")."""
         return {
-            "status": "draining" if self._draining else "ok",
+            "status": "draining" if self.draining else "ok",
             "version": __version__,
             "connected_binaries": self.registry.connected_binaries,
             "connected_phones": self.registry.connected_phones,
@@ -94,6 +95,8 @@ class Relay:
         remote = remote_address(stream)
         try:
             await self._serve_connection(stream, remote)
+        except* NeverOpened:
+            pass
         except* Exception as errors:  # noqa: BLE001 (one bug must not cost every connection)
             self._emit(InternalError(remote, _whereabouts(errors)))
         finally:
@@ -103,7 +106,7 @@ class Relay:
         def on_refused(status: int) -> None:
             self._emit(RequestRefused(remote, status))
 
-        upgrade = await answer_request(stream, self._settings, self.health, on_refused)
+        upgrade = await answer_request(stream, self._settings, self, on_refused)
         if upgrade is not None:
             connection = WebSocket(stream, remote, upgrade, self._settings)
             with self._tracked(connection):
@@ -114,7 +117,7 @@ class Relay:
     def _tracked(self, connection: WebSocket) -> Iterator[None]:
         """Let `drain` know of ``connection`` until it is closed for good."""
         self._connections.add(connection)
-        if self._draining:
+        if self.draining:
             connection.end(SHUTTING_DOWN)
         try:
             yield

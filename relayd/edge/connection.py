@@ -12,6 +12,7 @@ frame costs neither a task switch nor an object of its.
 """
 
 import fcntl
+import math
 import os
 import sys
 import termios
@@ -29,7 +30,7 @@ from relayd.settings import Settings
 from relayd.wire.close import MESSAGE_TOO_SLOW, NORMAL, Close
 from relayd.wire.frames import PING, FrameDecoder, encode_close
 
-__all__ = ["WebSocket"]
+__all__ = ["NeverOpened", "WebSocket"]
 
 _READ_BYTES: Final = 64 * 1024
 """The most that one read takes: with small frames, a turn of a millisecond or two."""
@@ -47,6 +48,10 @@ _HEAD: Final = (
     b"GET / HTTP/1.1\r\nHost: relayd\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
 )
+
+
+class NeverOpened(Exception):
+    """The peer was gone before its upgrade was answered."""
 
 
 class WebSocket:
@@ -79,11 +84,14 @@ class WebSocket:
         """Accept the upgrade; on leaving, close the connection as `end` said.
 
         The body runs in the connection's scope, so `end` cancels the body and the body alone: what
-        comes after it, the closing handshake first of all, still runs.
+        comes after it, the closing handshake first of all, still runs. Raises `NeverOpened`.
         """
         async with trio.open_nursery() as nursery:
             request = await trio_websocket.wrap_server_stream(nursery, self._tap)
-            self._ws = await request.accept()
+            try:
+                self._ws = await request.accept()
+            except trio_websocket.ConnectionClosed:
+                raise NeverOpened from None
             with self.scope:
                 yield
             await self._close()
@@ -177,13 +185,14 @@ class WebSocket:
     async def _read_impatiently(self) -> bytes:
         """Read on in the middle of a message, as long as the deadline of that message allows."""
         started = trio.current_time()
-        with trio.move_on_after(self._patience):
+        with trio.move_on_after(self._patience) as deadline:
             data = await self._stream.receive_some(_READ_BYTES)
-            # Only waiting counts. What backpressure took is not the peer's fault.
-            self._patience -= trio.current_time() - started
-            return data
-        self.end(MESSAGE_TOO_SLOW)
-        return b""
+        if deadline.cancelled_caught:
+            self.end(MESSAGE_TOO_SLOW)
+            await trio.sleep_forever()  # which `end` has just cancelled
+        # Only waiting counts. What backpressure took is not the peer's fault.
+        self._patience = max(0.0, self._patience - (trio.current_time() - started))
+        return data
 
     def _finish_reading(self) -> None:
         """Reading is over: by a Close frame, a broken rule, or the end of the stream."""
@@ -206,6 +215,9 @@ class WebSocket:
         Cancelled, it closes the socket at once.
         """
         self.outbox.discard()
+        # From here on there is one deadline, and the rest of a slow message only stands before the
+        # peer's Close frame.
+        self._patience = self._message_timeout = math.inf
         try:
             with trio.move_on_after(CLOSE_TIMEOUT):
                 async with trio.open_nursery() as nursery:

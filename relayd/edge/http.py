@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from email.utils import formatdate
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import h11
 import trio
@@ -18,7 +18,7 @@ from attrs import frozen
 from relayd.settings import Settings
 from relayd.wire.upgrade import BadHeaders, BinaryHello, PhoneHello, binary_hello, phone_hello
 
-__all__ = ["Health", "Upgrade", "answer_request"]
+__all__ = ["Front", "Upgrade", "answer_request"]
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_HEADERS: Final = 100
@@ -38,8 +38,16 @@ _REASONS: Final = {
     503: b"Service Unavailable",
 }
 
-Health = Callable[[], Mapping[str, Any]]
-"""The document of ``/healthz``; its ``status`` is "ok", or what keeps the relay from taking connections."""
+
+class Front(Protocol):
+    """What a request may learn of the relay."""
+
+    @property
+    def draining(self) -> bool:
+        """Whether the relay takes no more connections."""
+
+    def health(self) -> Mapping[str, Any]:
+        """The document of ``/healthz``. It counts everybody, so it is only made on demand."""
 
 
 @frozen
@@ -63,7 +71,7 @@ class _Answer(Exception):
 
 
 async def answer_request(
-    stream: trio.SocketStream, settings: Settings, health: Health, on_refused: Callable[[int], None]
+    stream: trio.SocketStream, settings: Settings, front: Front, on_refused: Callable[[int], None]
 ) -> Upgrade | None:
     """Read the request head of ``stream``; return the upgrade that it asks for, or answer it.
 
@@ -76,7 +84,7 @@ async def answer_request(
             request = await _read_head(stream, parser)
             if request is None:
                 return None
-            return _judge(request, parser.trailing_data[0], settings, health)
+            return _judge(request, parser.trailing_data[0], settings, front)
         # Not a word to a client that has sent none: it may be a port scan, or a spare connection.
         if parser.trailing_data[0]:
             await _send(stream, settings, _Answer(408))
@@ -110,24 +118,22 @@ async def _read_head(stream: trio.SocketStream, parser: h11.Connection) -> h11.R
         parser.receive_data(data)
 
 
-def _judge(request: h11.Request, leftover: bytes, settings: Settings, health: Health) -> Upgrade:
+def _judge(request: h11.Request, leftover: bytes, settings: Settings, front: Front) -> Upgrade:
     """The upgrade that ``request`` asks for. Raises `_Answer` or `BadHeaders` if there is to be none."""
     path = request.target.partition(b"?")[0]
     if path not in (_HEALTH_PATH, *_BINARY_PATHS, *_PHONE_PATHS):
         raise _Answer(404)
     if request.method != b"GET":
         raise _Answer(405, ((b"allow", b"GET"),))
-    report = health()
-    available = report["status"] == "ok"
     if path == _HEALTH_PATH:
         headers = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
-        raise _Answer(200 if available else 503, headers, json.dumps(report).encode())
+        raise _Answer(503 if front.draining else 200, headers, json.dumps(front.health()).encode())
     key = _websocket_key(request)
     if path in _BINARY_PATHS:
         hello: BinaryHello | PhoneHello = binary_hello(request.headers)
     else:
         hello = phone_hello(request.headers, require_token=settings.require_token)
-    if not available:
+    if front.draining:
         raise _Answer(503, ((b"retry-after", b"1"),))
     return Upgrade(hello, key, leftover)
 
