@@ -64,15 +64,19 @@ async def accept_connections(
 
     Raises `CannotListen` if the listener itself fails.
     """
+    paused = False
     while True:
         try:
             stream = await listener.sockets.accept()
         except OSError as error:
             if error.errno not in _OUT_OF_SOMETHING:
                 raise CannotListen(f"cannot accept on {listener.address}: {_explained(error)}") from None
-            emit(AcceptPaused(str(listener.address), errno.errorcode[error.errno]))
+            if not paused:
+                emit(AcceptPaused(str(listener.address), errno.errorcode[error.errno]))
+            paused = True
             await trio.sleep(_ACCEPT_PAUSE)
         else:
+            paused = False
             nursery.start_soon(handle, stream)
 
 

@@ -188,7 +188,7 @@ class RequestRefused(Event):
 
 @frozen
 class AcceptPaused(Event):
-    """The system is out of file descriptors or memory: no connection is accepted for a moment."""
+    """The system is out of file descriptors or memory: no connection is accepted until that has passed."""
 
     level: ClassVar[Level] = "error"
     address: str

@@ -27,6 +27,10 @@ _SLICE: Final = 256 * 1024
 """Charge joined for one system call. A socket seldom takes more at once, and to join a backlog of
 megabytes just to see a fraction of it go would be copying for nothing."""
 
+_LOOKS: Final = 10
+"""Looks at a stalled socket within one write timeout. Acknowledgements of what was just sent still
+come in for a moment: with only one look, at the end, they would be worth a whole timeout more."""
+
 
 class Transport(Protocol):
     """Where an outbox puts its bytes: a connection's socket."""
@@ -168,15 +172,19 @@ class Outbox:
 
     async def _wait_writable(self) -> bool:
         """False if the write timeout passed and the peer took nothing in all that time."""
-        while True:
-            unacknowledged = self._transport.unacknowledged()
-            with trio.move_on_after(self._write_timeout):
+        unacknowledged = self._transport.unacknowledged()
+        deadline = trio.current_time() + self._write_timeout
+        while (now := trio.current_time()) < deadline:
+            with trio.move_on_at(min(deadline, now + self._write_timeout / _LOOKS)):
                 await self._transport.wait_writable()
                 return True
             # The kernel calls a socket writable when a good part of its buffer is free. A slow peer
             # may take longer than the timeout to get there and be taking bytes all along.
-            if self._transport.unacknowledged() >= unacknowledged:
-                return False
+            remaining = self._transport.unacknowledged()
+            if remaining < unacknowledged:
+                unacknowledged = remaining
+                deadline = trio.current_time() + self._write_timeout
+        return False
 
     def _append(self, frame: bytes, charge: int) -> None:
         self._frames.append(frame)
