@@ -114,10 +114,13 @@ class RelayUnderTest:
         self.settings = Settings(**{"listen": listen, **settings})
         self.relay = Relay(self.settings, self.events.append)
         self.port = 0
+        self.clients: list[Client] = []
 
     async def connect(self) -> Client:
-        """A TCP connection, nothing sent yet."""
-        return Client(await trio.open_tcp_stream("127.0.0.1", self.port))
+        """A TCP connection, nothing sent yet; closed at the latest when the relay is."""
+        client = Client(await trio.open_tcp_stream("127.0.0.1", self.port))
+        self.clients.append(client)
+        return client
 
     async def binary(self, server_id: str = "server", **headers: str) -> Client:
         """An accepted binary; its claim may still be under way."""
@@ -151,5 +154,9 @@ async def relay_under_test(**settings: Any) -> AsyncIterator[RelayUnderTest]:
     async with trio.open_nursery() as nursery:
         addresses = await nursery.start(under_test.relay.serve)
         under_test.port = int(addresses[0].rpartition(":")[2])
-        yield under_test
+        try:
+            yield under_test
+        finally:
+            for client in under_test.clients:
+                client.stream.socket.close()
         nursery.cancel_scope.cancel()

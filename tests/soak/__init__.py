@@ -1,0 +1,1 @@
+"""The soak: a relay under minutes of random traffic, kills and reconnect storms."""
