@@ -70,8 +70,10 @@ class WebSocket:
         # What came in one read with the request head: a client need not wait for our 101.
         self._leftover = upgrade.leftover
         self._message_timeout = settings.message_timeout
-        # Seconds of waiting that the message under way may still cost.
-        self._patience = settings.message_timeout
+        # When the message under way has to be complete, and since when the forwarder has been
+        # elsewhere: what backpressure takes is not the peer's fault, and moves the deadline.
+        self._deadline = math.inf
+        self._away_since = 0.0
         # Whether the forwarder is waiting for bytes. While it is not, the peer's may lie in the
         # socket for as long as backpressure wants, and its silence means nothing.
         self._reading = False
@@ -117,6 +119,8 @@ class WebSocket:
     async def receive(self) -> list[bytes] | None:
         """The data messages of one read, in order; None once there will be no more."""
         decoder = self._decoder
+        if self._deadline < math.inf:
+            self._deadline += trio.current_time() - self._away_since
         while not decoder.ended:
             if decoder.backlog:
                 await trio.lowlevel.checkpoint()
@@ -131,7 +135,9 @@ class WebSocket:
             if decoder.pings:
                 self._tap.wake()
             if messages or not decoder.mid_message:
-                self._patience = self._message_timeout
+                self._deadline = math.inf
+            if decoder.mid_message:
+                await self._keep_deadline()
             if messages:
                 return messages
         self._finish_reading()
@@ -171,10 +177,10 @@ class WebSocket:
         """The next bytes; none at the end of the stream, however that came about."""
         self._reading = True
         try:
-            if not self._decoder.mid_message:
+            with trio.move_on_at(self._deadline) as deadline:
                 data = await self._stream.receive_some(_READ_BYTES)
-            else:
-                data = await self._read_impatiently()
+            if deadline.cancelled_caught:
+                await self._keep_deadline()
         except trio.BrokenResourceError:
             data = b""
         finally:
@@ -182,17 +188,18 @@ class WebSocket:
         self._show_life()
         return data
 
-    async def _read_impatiently(self) -> bytes:
-        """Read on in the middle of a message, as long as the deadline of that message allows."""
-        started = trio.current_time()
-        with trio.move_on_after(self._patience) as deadline:
-            data = await self._stream.receive_some(_READ_BYTES)
-        if deadline.cancelled_caught:
+    async def _keep_deadline(self) -> None:
+        """In the middle of a message: give it its deadline, or end the connection if that has passed.
+
+        Also asked when there was no waiting at all: a message can be drawn out with fragments that
+        never keep us waiting.
+        """
+        now = self._away_since = trio.current_time()
+        if self._deadline == math.inf:
+            self._deadline = now + self._message_timeout
+        elif now >= self._deadline:
             self.end(MESSAGE_TOO_SLOW)
             await trio.sleep_forever()  # which `end` has just cancelled
-        # Only waiting counts. What backpressure took is not the peer's fault.
-        self._patience = max(0.0, self._patience - (trio.current_time() - started))
-        return data
 
     def _finish_reading(self) -> None:
         """Reading is over: by a Close frame, a broken rule, or the end of the stream."""
@@ -201,6 +208,8 @@ class WebSocket:
         if self._decoder.failure is not None:
             self.end(self._decoder.failure)
         elif self._decoder.close_frame is not None:
+            # Nothing may follow, or hold up, the answer that trio-websocket now gives.
+            self.outbox.discard()
             self._tap.wake()
         else:
             self._tap.hang_up()
@@ -217,7 +226,7 @@ class WebSocket:
         self.outbox.discard()
         # From here on there is one deadline, and the rest of a slow message only stands before the
         # peer's Close frame.
-        self._patience = self._message_timeout = math.inf
+        self._deadline = self._message_timeout = math.inf
         try:
             with trio.move_on_after(CLOSE_TIMEOUT):
                 async with trio.open_nursery() as nursery:

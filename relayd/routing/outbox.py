@@ -55,9 +55,12 @@ class Outbox:
         "_begun",
         "_blocked",
         "_charges",
+        "_closing",
+        "_delivered",
         "_finish",
         "_frames",
         "_limit",
+        "_overflowed",
         "_progress",
         "_transport",
         "_wanted",
@@ -82,27 +85,41 @@ class Outbox:
         self._wanted = trio.lowlevel.ParkingLot()
         self._progress = trio.lowlevel.ParkingLot()
         self._finish: Close | None = None
+        self._overflowed = False
+        # The connection is closing: no more messages, control frames only. Then `_delivered` is
+        # what `sent_count` was before the queue was emptied.
+        self._closing = False
+        self._delivered: int | None = None
         #: Bytes held: of each frame its payload's length and `FRAME_OVERHEAD`, until all of it is sent.
         self.charge = 0
-        #: How many frames were ever put, and how many of those the kernel has taken whole.
+        #: How many frames were ever put, and how many of those have left the queue.
         self.put_count = 0
         self.sent_count = 0
         #: The socket has failed, so nothing more will be sent. The reader learns why, and ends.
         self.dead = False
 
+    @property
+    def delivered(self) -> int:
+        """The number of the last message that the kernel has taken whole, in order from the first."""
+        return self.sent_count if self._delivered is None else self._delivered
+
     def put(self, payload: bytes) -> bool:
-        """Queue one text message; False if that would take the charge over the limit.
+        """Queue one text message; False if the socket is dead, or it would take the charge over the limit.
 
         Follow a run of puts with one `flush`. After `finish` a message is dropped: the peer has
-        been promised that its connection ends there.
+        been promised that its connection ends there. After one False nothing more gets in, so that
+        what the peer has received never has a gap.
         """
-        if self._finish is not None or self.dead:
+        if self._finish is not None or self._closing:
             return True
+        if self.dead or self._overflowed:
+            return False
         charge = len(payload) + FRAME_OVERHEAD
         if self.charge + charge > self._limit:
             # What piled up here within one batch has not been offered to the socket yet.
             self.flush()
             if self.charge + charge > self._limit:
+                self._overflowed = True
                 return False
         self._append(encode_text(payload), charge)
         return True
@@ -110,10 +127,12 @@ class Outbox:
     def put_unbounded(self, payload: bytes) -> int:
         """Queue one text message whatever the charge, for callers that then wait for `room`.
 
-        Returns the message's number: it is with the kernel once `sent_count` has reached it.
+        Returns the message's number: it is with the kernel once `delivered` has reached it, and
+        never if it comes too late to be sent.
         """
-        if not self.dead:
-            self._append(encode_text(payload), len(payload) + FRAME_OVERHEAD)
+        if self.dead or self._closing:
+            return self.put_count + 1
+        self._append(encode_text(payload), len(payload) + FRAME_OVERHEAD)
         return self.put_count
 
     def put_control(self, frame: bytes) -> None:
@@ -135,7 +154,14 @@ class Outbox:
             self.flush()
 
     def discard(self) -> None:
-        """For closing: forget every frame that has not begun to go out. A begun one will be finished."""
+        """For closing: forget what has not begun to go out, and take control frames alone from now on.
+
+        A begun frame will be finished. Whatever waits for `room` is let go.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        self._delivered = self.sent_count
         keep = 1 if self._begun else 0
         while len(self._frames) > keep:
             self._frames.pop()
@@ -146,7 +172,7 @@ class Outbox:
 
     async def room(self) -> None:
         """Wait until there is room for another batch, or no use in waiting."""
-        while self.charge > _ROOM and not self.dead:
+        while self.charge > _ROOM and not self.dead and not self._closing:
             await self._progress.park()
 
     async def drained(self) -> None:

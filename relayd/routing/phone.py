@@ -36,10 +36,14 @@ async def forward_from_phone(connection: Connection, slot: Slot, phone: Phone) -
     sink the phone is ended, for a frame is never dropped in silence.
     """
     while (messages := await connection.receive()) is not None:
+        if slot.binary is not None:
+            # Room first, and then all at once: however many phones wait here, the first to put
+            # takes the room, and the others find it taken.
+            await slot.binary.outbox.room()
         if phone.dismissed:
             continue
         binary = slot.binary
-        if binary is None:
+        if binary is None or binary.outbox.dead:
             connection.end(BINARY_GONE)
             continue
         outbox = binary.outbox
@@ -49,4 +53,3 @@ async def forward_from_phone(connection: Connection, slot: Slot, phone: Phone) -
                 break
             phone.last_put = outbox.put_unbounded(b"%b%b}" % (phone.prefix, message))
         outbox.flush()
-        await outbox.room()

@@ -5,13 +5,27 @@ its phones, from a phone to its slot's binary. So frames cannot cross from one s
 nor from a binary's time to its successor's, because nothing here leads there.
 """
 
+from typing import Final
+
 from attrs import define, field
 
 from relayd.routing.connection import Connection
-from relayd.wire.close import BACKLOG_FULL, BINARY_GONE, VANISHED, Close, may_travel
+from relayd.wire.close import (
+    BACKLOG_FULL,
+    BINARY_GONE,
+    VANISHED,
+    WRITE_FAILED,
+    WRITE_STALLED,
+    Close,
+    may_travel,
+)
 from relayd.wire.envelope import Envelope, close_notice, envelope_prefix
 
 __all__ = ["Phone", "Slot"]
+
+_MOST_WAITING: Final = 10_000
+"""Frames waiting for a binary at which a close notice is one too many. Messages stop far below that,
+at `relayd.routing.outbox.Outbox.room`, so only a binary that hardly reads gets here: about 1 MB."""
 
 
 @define(eq=False)
@@ -41,7 +55,7 @@ class Phone:
         directive = Close(envelope.close_code) if envelope.close_code else None
         self.dismissed = directive is not None
         if envelope.frame and not outbox.put(envelope.frame):
-            self.connection.end(directive or BACKLOG_FULL)
+            self.connection.end(directive or (WRITE_FAILED if outbox.dead else BACKLOG_FULL))
         elif directive is not None:
             outbox.finish(directive)
 
@@ -62,7 +76,7 @@ class Slot:
         outbox = self.binary.outbox
         self.binary = None
         for phone in self.phones.values():
-            if phone.last_put > outbox.sent_count:
+            if phone.last_put > outbox.delivered:
                 phone.connection.end(BINARY_GONE)
 
     def evict(self, close: Close) -> int:
@@ -83,5 +97,10 @@ class Slot:
         if ending.by == "peer":
             # A Close frame without a code is a plain goodbye, but 1005 itself may not travel.
             code = ending.code if may_travel(ending.code) else 1000
-        self.binary.outbox.put_unbounded(close_notice(phone.conn_id, code))
-        self.binary.outbox.flush()
+        outbox = self.binary.outbox
+        if outbox.put_count - outbox.sent_count > _MOST_WAITING:
+            # Phones that come and go need no room to leave a notice, so here is where it ends.
+            self.binary.end(WRITE_STALLED)
+            return
+        outbox.put_unbounded(close_notice(phone.conn_id, code))
+        outbox.flush()

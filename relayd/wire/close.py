@@ -23,6 +23,7 @@ __all__ = [
     "TAKEN_OVER",
     "TOO_MANY_PHONES",
     "VANISHED",
+    "WRITE_FAILED",
     "WRITE_STALLED",
     "Close",
     "may_travel",
@@ -45,6 +46,7 @@ MESSAGE_TOO_SLOW: Final = Close(1008, "message too slow")
 MESSAGE_TOO_BIG: Final = Close(1009, "message too big")
 HEARTBEAT_TIMEOUT: Final = Close(1011, "heartbeat timeout")
 BACKLOG_FULL: Final = Close(1011, "phone backlog full")
+WRITE_FAILED: Final = Close(1011, "write failed")
 WRITE_STALLED: Final = Close(1011, "write stalled")
 TAKEN_OVER: Final = Close(1011, "server-id taken over")
 NO_SUCH_SERVER: Final = Close(4404, "no server with that id")

@@ -106,6 +106,8 @@ def _checked(document: _Document, frame: bytes) -> Envelope:
         if document.push_wake is msgspec.UNSET or not bytes(document.push_wake).startswith(b"{"):
             raise Malformed
         return Envelope("", b"", 0)
+    if not document.conn_id:
+        raise Malformed
     if document.close_code is msgspec.UNSET:
         if not frame:
             raise Malformed
