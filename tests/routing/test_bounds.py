@@ -56,7 +56,7 @@ async def test_nothing_follows_the_frame_that_overflowed_an_outbox(autojump_cloc
         together = b"".join(binary._protocol.send(TextMessage(data=text)) for text in (first, second, third))
         await binary.stream.send_all(together)
         assert await phone.next_message() == '"a"'
-        assert await phone.closed() == (1011, "phone backlog full")
+        assert await phone.next_event() == CloseConnection(code=1011, reason="phone backlog full")
 
 
 async def test_message_drawn_out_with_empty_fragments_is_closed_with_1008(
