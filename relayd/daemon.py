@@ -3,7 +3,7 @@
 import signal
 import traceback
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import PurePath
 from typing import Any
 
@@ -51,11 +51,11 @@ class Relay:
         Raises `relayd.edge.listener.CannotListen`, in a group if the listener fails later on.
         """
         self._started = trio.current_time()
-        async with AsyncExitStack() as stack:
+        with ExitStack() as stack:
             listeners: list[Listener] = []
             for address in self._settings.listen:
                 listener = await open_listener(address)
-                stack.push_async_callback(listener.aclose)
+                stack.callback(listener.close)
                 listeners.append(listener)
             with self._scope:
                 async with trio.open_nursery() as nursery:

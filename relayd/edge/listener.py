@@ -21,6 +21,13 @@ _BACKLOG: Final = 4096
 _ACCEPT_PAUSE: Final = 0.1
 """Seconds to leave the queue alone when the system is out of something: long enough not to spin."""
 
+_ACCEPTS_PER_TURN: Final = 16
+"""Connections accepted before other tasks have their turn. With one, a storm of dials would wait for as
+many turns as it has dials, and on a busy relay a turn takes milliseconds."""
+
+_OF_THE_CLIENT: Final = (errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH)
+"""What accept(2) passes on of a connection that failed before we took it: nothing to us."""
+
 _OUT_OF_SOMETHING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -31,13 +38,13 @@ class CannotListen(Exception):
 class Listener:
     """An open listener and the address that it really has."""
 
-    def __init__(self, sockets: trio.SocketListener, address: Address) -> None:
-        self.sockets = sockets
+    def __init__(self, sock: socket.socket, address: Address) -> None:
+        self.socket = sock
         self.address = address
 
-    async def aclose(self) -> None:
-        """Stop listening; a unix socket's file goes too. Never waits."""
-        await trio.aclose_forcefully(self.sockets)
+    def close(self) -> None:
+        """Stop listening; a unix socket's file goes too."""
+        self.socket.close()
         if self.address.path:
             _unlink(self.address.path)
 
@@ -66,18 +73,24 @@ async def accept_connections(
     """
     paused = False
     while True:
-        try:
-            stream = await listener.sockets.accept()
-        except OSError as error:
-            if error.errno not in _OUT_OF_SOMETHING:
-                raise CannotListen(f"cannot accept on {listener.address}: {_explained(error)}") from None
-            if not paused:
-                emit(AcceptPaused(str(listener.address), errno.errorcode[error.errno]))
-            paused = True
-            await trio.sleep(_ACCEPT_PAUSE)
-        else:
-            paused = False
-            nursery.start_soon(handle, stream)
+        await trio.lowlevel.wait_readable(listener.socket)
+        for _ in range(_ACCEPTS_PER_TURN):
+            try:
+                sock, _ = listener.socket.accept()
+            except BlockingIOError:
+                paused = False  # Whoever was waiting has been let in.
+                break
+            except OSError as error:
+                if error.errno in _OF_THE_CLIENT:
+                    continue
+                if error.errno not in _OUT_OF_SOMETHING:
+                    raise CannotListen(f"cannot accept on {listener.address}: {_explained(error)}") from None
+                if not paused:
+                    emit(AcceptPaused(str(listener.address), errno.errorcode[error.errno]))
+                paused = True
+                await trio.sleep(_ACCEPT_PAUSE)
+                break
+            nursery.start_soon(handle, trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
 
 
 def remote_address(stream: trio.SocketStream) -> str:
@@ -93,10 +106,10 @@ def remote_address(stream: trio.SocketStream) -> str:
     return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
 
 
-def _listening(sock: socket.socket) -> trio.SocketListener:
+def _listening(sock: socket.socket) -> socket.socket:
     sock.listen(_BACKLOG)
     sock.setblocking(False)
-    return trio.SocketListener(trio.socket.from_stdlib_socket(sock))
+    return sock
 
 
 async def _bind_tcp(address: Address) -> socket.socket:
