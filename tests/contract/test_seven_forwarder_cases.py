@@ -57,12 +57,11 @@ def received(phone: ClientConnection) -> object:
 
 def closing(peer: ClientConnection) -> tuple[int, str]:
     """Read on to the relay's Close frame; its code and reason."""
-    while True:
-        try:
+    with pytest.raises(ConnectionClosed) as end:
+        while True:
             peer.recv(WAIT)
-        except ConnectionClosed as end:
-            assert end.rcvd is not None
-            return end.rcvd.code, end.rcvd.reason
+    assert end.value.rcvd is not None
+    return end.value.rcvd.code, end.value.rcvd.reason
 
 
 def test_routes_to_the_addressed_phone_alone(peers: Peers) -> None:
