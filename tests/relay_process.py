@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,9 +21,15 @@ WAIT = 20.0
 class RelayProcess:
     """``python -m relayd`` on a free port of 127.0.0.1, with its JSON log in a file."""
 
-    def __init__(self, log: Path, *flags: str, env: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        log: Path,
+        *flags: str,
+        env: Mapping[str, str] | None = None,
+        program: Sequence[str] = ("-m", "relayd"),
+    ) -> None:
         self._log = log
-        command = [sys.executable, "-m", "relayd", "--log-format", "json", "--log-level", "debug", *flags]
+        command = [sys.executable, *program, "--log-format", "json", "--log-level", "debug", *flags]
         if not any(flag.startswith("--listen") for flag in flags):
             command += ["--listen", "127.0.0.1:0"]
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}

@@ -6,6 +6,7 @@ daemon is a real process, and what it holds is looked at from outside, before an
 
 import argparse
 import json
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,18 +19,19 @@ from typing import Any, Final
 
 from attrs import frozen
 
-from tests.relay_process import RelayProcess
+from tests.relay_process import RelayProcess, until
 
 HERE: Final = Path(__file__).parent
 PROGRAM: Final = HERE.parent / ".tools" / "soak"
 
-WARM_UP: Final = 20.0
-"""Seconds of the same load before memory is measured: arenas, caches and buffers fill up once."""
+CYCLE: Final = 60.0
+"""Seconds of killing in a cycle. Each cycle begins and ends with nobody connected, and the first is
+the measure of the others: it fills arenas, caches and buffers, which the allocator keeps."""
 
-MEMORY_SLACK: Final = 32 * 1024 * 1024
-"""Bytes that the daemon may hold after the load beyond what it held after the warm-up. A storm that
-is larger by chance leaves the allocator's heap more ragged; a leak of one connection in a
-hundred, at some 20 KiB each plus its frames, would come to more within five minutes of full load."""
+MEMORY_SLACK: Final = 24 * 1024 * 1024
+"""Bytes that the daemon may hold after the last cycle beyond what it held after the first. A storm
+that is larger by chance leaves the heap more ragged; a leak of one connection in a hundred, with
+its buffers and its last frames, would come to more."""
 
 SPARE: Final = 240.0
 """Seconds that the load may take beyond its killing time: to settle, to check and to say goodbye."""
@@ -38,49 +40,72 @@ SETTLE: Final = 30.0
 """Seconds for the relay to let go of everything once the load has ended and the grace window passed."""
 
 
+class SoakedRelay(RelayProcess):
+    """A relay that tells how many tasks it has."""
+
+    def __init__(self, directory: Path, *flags: str) -> None:
+        self._tasks = directory / "tasks"
+        super().__init__(
+            directory / "relay.log", *flags, program=("-m", "tests.soak.observed", str(self._tasks))
+        )
+
+    def tasks(self) -> int:
+        """The number of its trio tasks, now."""
+        self._tasks.unlink(missing_ok=True)
+        self.process.send_signal(signal.SIGUSR1)
+        until(self._tasks.exists, "answer to SIGUSR1")
+        return int(self._tasks.read_text())
+
+
 @frozen
 class Holdings:
-    """What the daemon holds of the system."""
+    """What the daemon holds: of trio and of the system."""
 
+    tasks: int
     descriptors: int
     threads: int
     memory: int
 
     def __str__(self) -> str:
-        return f"{self.descriptors} descriptors, {self.threads} threads, {self.memory / 2**20:.1f} MiB"
+        return (
+            f"{self.tasks} tasks, {self.descriptors} descriptors, {self.threads} threads, "
+            f"{self.memory / 2**20:.1f} MiB"
+        )
 
 
-def holdings(pid: int) -> Holdings:
-    """Read `Holdings` from /proc."""
+def holdings(relay: SoakedRelay) -> Holdings:
+    """Read `Holdings` from the daemon and from /proc."""
+    pid = relay.pid
     status = dict(
         line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
     )
     descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-    return Holdings(descriptors, int(status["Threads"]), int(status["VmRSS"].split()[0]) * 1024)
+    return Holdings(relay.tasks(), descriptors, int(status["Threads"]), int(status["VmRSS"].split()[0]) * 1024)
 
 
-def settled_holdings(relay: RelayProcess, start: Holdings) -> tuple[Holdings, list[str]]:
-    """Wait until nobody is connected and descriptors and threads are back; what is not, in words."""
+def settled_holdings(relay: SoakedRelay, start: Holdings) -> tuple[Holdings, list[str]]:
+    """Wait until nobody is connected and all but memory is as it was; what is not, in words."""
     deadline = time.monotonic() + SETTLE
     while True:
         with urllib.request.urlopen(relay.url("/healthz", "http")) as answer:
             health = json.load(answer)
-        now = holdings(relay.pid)
+        now = holdings(relay)
         faults = [
             f"/healthz says {name} {health[name]} after the load"
             for name in ("connected_binaries", "connected_phones")
             if health[name]
         ]
-        if now.descriptors > start.descriptors:
-            faults.append(f"{now.descriptors} descriptors after the load, {start.descriptors} before")
-        if now.threads > start.threads:
-            faults.append(f"{now.threads} threads after the load, {start.threads} before")
+        faults += [
+            f"{getattr(now, name)} {name} after the load, {getattr(start, name)} before"
+            for name in ("tasks", "descriptors", "threads")
+            if getattr(now, name) > getattr(start, name)
+        ]
         if not faults or time.monotonic() > deadline:
             return now, faults
         time.sleep(0.1)
 
 
-def run_load(relay: RelayProcess, options: argparse.Namespace, seconds: float) -> dict[str, Any]:
+def run_load(relay: SoakedRelay, options: argparse.Namespace, cycle: int, seconds: float) -> dict[str, Any]:
     """Run the Go program against ``relay``; return its report."""
     command = [
         str(PROGRAM),
@@ -88,7 +113,7 @@ def run_load(relay: RelayProcess, options: argparse.Namespace, seconds: float) -
         f"-seconds={seconds}",
         f"-binaries={options.binaries}",
         f"-phones={options.phones_per_binary}",
-        f"-seed={options.seed}",
+        f"-seed={options.seed + cycle}",
         f"-rate={options.rate}",
     ]
     done = subprocess.run(command, stdout=subprocess.PIPE, timeout=seconds + SPARE, check=True)
@@ -96,30 +121,38 @@ def run_load(relay: RelayProcess, options: argparse.Namespace, seconds: float) -
     return report
 
 
-def soak(relay: RelayProcess, options: argparse.Namespace) -> list[str]:
-    """Warm up, soak, and compare; return all that was wrong."""
+def soak(relay: SoakedRelay, options: argparse.Namespace) -> list[str]:
+    """Run the cycles and compare; return all that was wrong."""
     relay.event("listening")
-    start = holdings(relay.pid)
+    start = holdings(relay)
     print(f"start:         {start}", flush=True)
-    warm_up = run_load(relay, options, min(WARM_UP, options.minutes * 60))
-    warm, faults = settled_holdings(relay, start)
-    print(f"after warm-up: {warm}", flush=True)
-    report = run_load(relay, options, options.minutes * 60)
-    end, more_faults = settled_holdings(relay, start)
-    print(f"after soak:    {end}")
-    for name, count in sorted(report["counts"].items()):
-        print(f"  {name:28} {count:>10}")
-    faults += [*warm_up["faults"], *report["faults"], *more_faults]
+    cycles = max(1, round(options.minutes * 60 / CYCLE))
     expected = options.binaries * options.phones_per_binary
-    live = report["counts"].get("live pairs at the end", 0)
-    if live != expected:
-        faults.append(f"{live} live pairs at the end, not {expected}")
-    if end.memory > warm.memory + MEMORY_SLACK:
-        faults.append(f"{end} after the soak, {warm} after the warm-up")
+    after: list[Holdings] = []
+    counts: Counter[str] = Counter()
+    faults: list[str] = []
+    for number in range(1, cycles + 1):
+        report = run_load(relay, options, number, options.minutes * 60 / cycles)
+        held, unsettled = settled_holdings(relay, start)
+        print(f"after cycle {number}: {held}", flush=True)
+        after.append(held)
+        counts.update(report["counts"])
+        faults += [*report["faults"], *unsettled]
+        for kind, count in sorted(report["fault_counts"].items()):
+            print(f"  {count} times: {kind}")
+        live = report["counts"].get("live pairs at the end", 0)
+        if live != expected:
+            faults.append(f"{live} live pairs at the end of cycle {number}, not {expected}")
+        if faults:
+            break
+    for name, count in sorted(counts.items()):
+        print(f"  {name:28} {count:>10}")
+    if after[-1].memory > after[0].memory + MEMORY_SLACK:
+        faults.append(f"{after[-1]} after the last cycle, {after[0]} after the first")
     return faults
 
 
-def faults_in_log(relay: RelayProcess) -> list[str]:
+def faults_in_log(relay: SoakedRelay) -> list[str]:
     """What the daemon itself found wrong."""
     events = relay.events()
     print("  log:", ", ".join(f"{name} {n}" for name, n in sorted(Counter(e["event"] for e in events).items())))
@@ -143,7 +176,7 @@ def main() -> int:
         return 1
     subprocess.run(["go", "build", "-o", str(PROGRAM), "."], cwd=HERE / "go", check=True)
     with tempfile.TemporaryDirectory() as directory:
-        relay = RelayProcess(Path(directory) / "relay.log", "--grace", "1")
+        relay = SoakedRelay(Path(directory), "--grace", "1")
         try:
             faults = soak(relay, options)
             status = relay.stop()

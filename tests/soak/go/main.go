@@ -36,6 +36,8 @@ const (
 	directive    = 4401
 	stormEvery   = 20 * time.Second
 	meanLifetime = 60 * time.Second
+
+	faultsOfAKind = 5
 )
 
 // The phases of a run, each of which leaves out something of the one before.
@@ -66,20 +68,29 @@ var (
 
 type summary struct {
 	sync.Mutex
-	Faults     []string         `json:"faults"`
-	FaultCount int              `json:"fault_count"`
-	Counts     map[string]int64 `json:"counts"`
+	// Faults are told in full up to faultsOfAKind of each kind; FaultCounts has them all, by kind.
+	Faults      []string         `json:"faults"`
+	FaultCounts map[string]int64 `json:"fault_counts"`
+	Counts      map[string]int64 `json:"counts"`
 }
 
-func newReport() *summary { return &summary{Faults: []string{}, Counts: map[string]int64{}} }
+func newReport() *summary {
+	return &summary{Faults: []string{}, FaultCounts: map[string]int64{}, Counts: map[string]int64{}}
+}
 
-func (s *summary) fault(format string, args ...any) {
+func (s *summary) fault(kind string, args ...any) {
 	s.Lock()
 	defer s.Unlock()
-	s.FaultCount++
-	if len(s.Faults) < 20 {
-		s.Faults = append(s.Faults, fmt.Sprintf(format, args...))
+	s.FaultCounts[kind]++
+	if s.FaultCounts[kind] <= faultsOfAKind {
+		s.Faults = append(s.Faults, fmt.Sprintf(kind, args...))
 	}
+}
+
+func (s *summary) faulty() bool {
+	s.Lock()
+	defer s.Unlock()
+	return len(s.Faults) > 0
 }
 
 func (s *summary) count(name string) { s.add(name, 1) }
@@ -541,7 +552,8 @@ func settled(binarySeats []seat[binary], phoneSeats []seat[phone], inSilence boo
 func waitUntilSettled(binarySeats []seat[binary], phoneSeats []seat[phone], inSilence bool) {
 	missing := "nothing looked at"
 	for deadline := time.Now().Add(settleLimit); time.Now().Before(deadline); time.Sleep(50 * time.Millisecond) {
-		if missing = settled(binarySeats, phoneSeats, inSilence); missing == "" {
+		// What was lost never settles, and the verdict is known by then.
+		if missing = settled(binarySeats, phoneSeats, inSilence); missing == "" || report.faulty() {
 			return
 		}
 	}
