@@ -12,6 +12,7 @@ and incoming text and binary messages are treated alike, so `relayd.wire.envelop
 """
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 from relayd.wire.close import MESSAGE_TOO_BIG, Close, may_travel, protocol_error
@@ -52,12 +53,22 @@ def encode_close(close: Close) -> bytes:
     return bytes((0x80 | _OPCODE_CLOSE, len(payload))) + payload
 
 
-def _unmask(payload: bytes, key: bytes) -> bytes:
+def _unmask_with_integers(payload: bytes, key: bytes) -> bytes:
     # One XOR over two long integers: CPython's own word loop, several times faster than any loop
-    # over bytes could be, and with no dependency.
+    # over bytes could be.
     length = len(payload)
     repeated = (key * (length // 4 + 1))[:length]
     return (int.from_bytes(payload, "little") ^ int.from_bytes(repeated, "little")).to_bytes(length, "little")
+
+
+_unmask: Callable[[bytes, bytes], bytes]
+try:
+    # The C of `websockets`: ten times faster for a small frame, seventy for a large one.
+    from websockets.speedups import apply_mask
+except ImportError:  # its wheel has no compiled part for this platform
+    _unmask = _unmask_with_integers
+else:
+    _unmask = apply_mask
 
 
 class FrameDecoder:

@@ -14,6 +14,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, TextMessage
 from wsproto.frame_protocol import CloseReason
 
+from relayd.wire import frames
 from relayd.wire.close import MESSAGE_TOO_BIG, Close
 from relayd.wire.frames import (
     FRAMES_PER_BATCH,
@@ -270,6 +271,13 @@ def test_an_oversize_frame_is_refused_before_its_payload_arrives() -> None:
     decoder = FrameDecoder(10)
     decoder.decode(b"\x81\x8b" + KEY)
     assert decoder.failure == MESSAGE_TOO_BIG
+
+
+@settings(deadline=None)
+@given(payloads, keys)
+def test_unmasking_without_the_compiled_helper_gives_the_same(payload: bytes, key: bytes) -> None:
+    masked = frame(BINARY, payload, key=key)[-len(payload) :] if payload else b""
+    assert frames._unmask_with_integers(masked, key) == payload == frames._unmask(masked, key)
 
 
 @pytest.mark.parametrize(
