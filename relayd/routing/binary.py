@@ -41,15 +41,15 @@ async def forward_from_binary(connection: Connection, slot: Slot, emit: Emit) ->
         touched: set[Outbox] = set()
         for message in messages:
             try:
-                envelope = decode_envelope(message)
+                conn_id, frame, close_code = decode_envelope(message)
             except Malformed:
                 malformed += 1
                 continue
-            phone = slot.phones.get(envelope.conn_id)
+            phone = slot.phones.get(conn_id)
             if phone is not None:
-                phone.deliver(envelope)
+                phone.deliver(frame, close_code)
                 touched.add(phone.connection.outbox)
-            elif envelope.conn_id:
+            elif conn_id:
                 unknown += 1
             else:
                 push_wake += 1

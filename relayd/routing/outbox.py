@@ -8,6 +8,7 @@ to the writer.
 """
 
 from collections import deque
+from itertools import islice
 from typing import Final, Protocol
 
 import trio
@@ -54,7 +55,6 @@ class Outbox:
     __slots__ = (
         "_begun",
         "_blocked",
-        "_charges",
         "_closing",
         "_delivered",
         "_finish",
@@ -75,11 +75,10 @@ class Outbox:
         self._transport = transport
         self._limit = limit
         self._write_timeout = write_timeout
-        # Encoded frames, and what each is charged. Of the first, the beginning may have been sent
-        # already (`_begun`): then its rest has to go out before anything else may.
-        self._frames: deque[bytes | memoryview] = deque()
-        self._charges: deque[int] = deque()
-        self._begun = False
+        # Encoded frames. Of the first, `_begun` bytes have been sent already: unless that is 0, its
+        # rest has to go out before anything else may.
+        self._frames: deque[bytes] = deque()
+        self._begun = 0
         # The socket is full, and the writer waits for it: until then there is no point in trying.
         self._blocked = False
         self._wanted = trio.lowlevel.ParkingLot()
@@ -121,7 +120,9 @@ class Outbox:
             if self.charge + charge > self._limit:
                 self._overflowed = True
                 return False
-        self._append(encode_text(payload), charge)
+        self._frames.append(encode_text(payload))
+        self.charge += charge
+        self.put_count += 1
         return True
 
     def put_unbounded(self, payload: bytes) -> int:
@@ -132,13 +133,17 @@ class Outbox:
         """
         if self.dead or self._closing:
             return self.put_count + 1
-        self._append(encode_text(payload), len(payload) + FRAME_OVERHEAD)
+        self._frames.append(encode_text(payload))
+        self.charge += len(payload) + FRAME_OVERHEAD
+        self.put_count += 1
         return self.put_count
 
     def put_control(self, frame: bytes) -> None:
         """Queue one encoded control frame (or, before there are frames, the answer to an upgrade)."""
         if not self.dead:
-            self._append(frame, len(frame) + FRAME_OVERHEAD)
+            self._frames.append(frame)
+            self.charge += _charge(frame)
+            self.put_count += 1
 
     def flush(self) -> None:
         """Send what is queued, now, as far as the socket takes it; wake the writer for the rest."""
@@ -164,8 +169,7 @@ class Outbox:
         self._delivered = self.sent_count
         keep = 1 if self._begun else 0
         while len(self._frames) > keep:
-            self._frames.pop()
-            self.charge -= self._charges.pop()
+            self.charge -= _charge(self._frames.pop())
         self.sent_count = self.put_count - keep
         self._finish = None
         self._progress.unpark_all()
@@ -212,60 +216,67 @@ class Outbox:
                 deadline = trio.current_time() + self._write_timeout
         return False
 
-    def _append(self, frame: bytes, charge: int) -> None:
-        self._frames.append(frame)
-        self._charges.append(charge)
-        self.charge += charge
-        self.put_count += 1
-
     def _send(self) -> None:
         self._blocked = False
-        while self._frames:
-            data = self._slice()
+        while self._frames and not self._blocked:
+            data, count = self._next()
             try:
                 sent = self._transport.try_send(data)
             except OSError:
                 self._die()
                 return
-            self._release(sent)
             if sent < len(data):
                 self._blocked = True
-                break
+                self._release(sent)
+            elif count == len(self._frames):
+                self._frames.clear()
+                self.charge = self._begun = 0
+                self.sent_count = self.put_count
+            else:
+                self._release(sent)
         if self._progress:
             self._progress.unpark_all()
         if self._finish is not None and not self._frames:
             self._transport.end(self._finish)
 
-    def _slice(self) -> bytes | memoryview:
-        if len(self._frames) == 1:
-            return self._frames[0]
-        if self.charge <= _SLICE:
-            return b"".join(self._frames)
-        parts: list[bytes | memoryview] = []
-        charge = 0
-        for part, cost in zip(self._frames, self._charges, strict=True):
-            parts.append(part)
-            charge += cost
-            if charge > _SLICE:
-                break
-        return b"".join(parts)
+    def _next(self) -> tuple[bytes | memoryview, int]:
+        """What to send next, and how many frames of the queue it holds the rest of."""
+        frames = self._frames
+        count = len(frames)
+        if count == 1:
+            data = frames[0]
+        elif self.charge <= _SLICE:
+            data = b"".join(frames)
+        else:
+            charge = count = 0
+            for frame in frames:
+                count += 1
+                charge += len(frame)
+                if charge > _SLICE:
+                    break
+            data = b"".join(islice(frames, count))
+        return (memoryview(data)[self._begun :] if self._begun else data), count
 
     def _release(self, sent: int) -> None:
-        """Let go of the first ``sent`` bytes of the queue."""
+        """Let go of the next ``sent`` bytes of the queue."""
         frames = self._frames
+        sent += self._begun
         while frames and sent >= len(frames[0]):
-            sent -= len(frames.popleft())
-            self.charge -= self._charges.popleft()
+            frame = frames.popleft()
+            sent -= len(frame)
+            self.charge -= _charge(frame)
             self.sent_count += 1
-            self._begun = False
-        if sent:
-            frames[0] = memoryview(frames[0])[sent:]
-            self._begun = True
+        self._begun = sent
 
     def _die(self) -> None:
         self.dead = True
         self._frames.clear()
-        self._charges.clear()
-        self.charge = 0
-        self._begun = False
+        self.charge = self._begun = 0
         self._progress.unpark_all()
+
+
+def _charge(frame: bytes) -> int:
+    """What an encoded frame is charged: its payload's length, told from its own, and the overhead."""
+    length = len(frame)
+    header = 2 if length < 2 + 126 else 4 if length < 4 + 0x10000 else 10
+    return length - header + FRAME_OVERHEAD

@@ -19,7 +19,7 @@ from relayd.wire.close import (
     Close,
     may_travel,
 )
-from relayd.wire.envelope import Envelope, close_notice, envelope_prefix
+from relayd.wire.envelope import close_notice, envelope_prefix
 
 __all__ = ["Phone", "Slot"]
 
@@ -44,19 +44,23 @@ class Phone:
     def __attrs_post_init__(self) -> None:
         self.prefix = envelope_prefix(self.conn_id)
 
-    def deliver(self, envelope: Envelope) -> None:
-        """Queue the frame of ``envelope`` and carry out its close directive. Never waits or raises.
+    def deliver(self, frame: bytes, close_code: int) -> None:
+        """Queue the frame of an envelope and carry out its close directive. Never waits or raises.
 
         The caller flushes the outbox once it has delivered all that it has.
         """
         if self.dismissed:
             return
         outbox = self.connection.outbox
-        directive = Close(envelope.close_code) if envelope.close_code else None
-        self.dismissed = directive is not None
-        if envelope.frame and not outbox.put(envelope.frame):
-            self.connection.end(directive or (WRITE_FAILED if outbox.dead else BACKLOG_FULL))
-        elif directive is not None:
+        if not close_code:
+            if not outbox.put(frame):
+                self.connection.end(WRITE_FAILED if outbox.dead else BACKLOG_FULL)
+            return
+        self.dismissed = True
+        directive = Close(close_code)
+        if frame and not outbox.put(frame):
+            self.connection.end(directive)
+        else:
             outbox.finish(directive)
 
 

@@ -30,16 +30,12 @@ class Malformed(ValueError):
     """
 
 
-class Envelope(msgspec.Struct, frozen=True, gc=False):
-    """What a binary sent: deliver `frame` to the phone `conn_id`, then close it with `close_code`.
+Envelope = tuple[str, bytes, int]
+"""What a binary sent: ``conn_id, frame, close_code``. Deliver the frame to that phone, then close it.
 
-    ``conn_id`` is empty in a request to the relay itself (``push_wake``; a phone's is never empty),
-    ``frame`` is empty when there is none, ``close_code`` is 0 when there is none.
-    """
-
-    conn_id: str
-    frame: bytes
-    close_code: int
+The conn_id is empty in a request to the relay itself (``push_wake``; a phone's is never empty), the
+frame is empty when there is none, the code is 0 when there is none.
+"""
 
 
 class _Document(msgspec.Struct, gc=False):
@@ -67,7 +63,8 @@ def decode_envelope(message: bytes) -> Envelope:
     ``close_code`` that may not travel, and an envelope that asks for nothing.
     """
     try:
-        str(message, "utf-8")
+        if not message.isascii():
+            str(message, "utf-8")
         document = _read_document(message)
     except msgspec.DecodeError:
         return _decode_with_lone_surrogates(message)
@@ -79,7 +76,8 @@ def decode_envelope(message: bytes) -> Envelope:
 def is_json(message: bytes) -> bool:
     """Whether a phone's message is one JSON document in UTF-8: what may be spliced into an envelope."""
     try:
-        str(message, "utf-8")
+        if not message.isascii():
+            str(message, "utf-8")
         _skip_document(message)
     except msgspec.DecodeError:
         substitution = _Substitution.of(message)
@@ -100,21 +98,20 @@ def close_notice(conn_id: str, code: int) -> bytes:
 
 
 def _checked(document: _Document, frame: bytes) -> Envelope:
+    conn_id, close_code = document.conn_id, document.close_code
     if frame == b"null":
         frame = b""
-    if document.conn_id is msgspec.UNSET:
+    if conn_id is msgspec.UNSET:
         if document.push_wake is msgspec.UNSET or not bytes(document.push_wake).startswith(b"{"):
             raise Malformed
-        return Envelope("", b"", 0)
-    if not document.conn_id:
-        raise Malformed
-    if document.close_code is msgspec.UNSET:
-        if not frame:
+        return "", b"", 0
+    if close_code is msgspec.UNSET:
+        if not frame or not conn_id:
             raise Malformed
-        return Envelope(document.conn_id, frame, 0)
-    if not may_travel(document.close_code):
+        return conn_id, frame, 0
+    if not conn_id or not may_travel(close_code):
         raise Malformed
-    return Envelope(document.conn_id, frame, document.close_code)
+    return conn_id, frame, close_code
 
 
 @frozen

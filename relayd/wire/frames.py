@@ -146,17 +146,22 @@ class FrameDecoder:
             if size - position < 2:
                 break
             first = data[position]
-            length = data[position + 1] - 0x80
-            if length < 0:
+            second = data[position + 1]
+            if second < 0x80:
                 return self._fail(messages, protocol_error("frame is not masked"))
+            length = second - 0x80
             start = position + 6
             if length >= 126:
-                start = position + (8 if length == 126 else 14)
+                start += 2 if length == 126 else 8
                 if start > size:
                     self._need = start - position
                     break
-                shortest = 126 if length == 126 else 0x10000
-                length = int.from_bytes(data[position + 2 : start - 4], "big")
+                if length == 126:
+                    length = data[position + 2] << 8 | data[position + 3]
+                    shortest = 126
+                else:
+                    length = int.from_bytes(data[position + 2 : position + 10], "big")
+                    shortest = 0x10000
                 if length < shortest:
                     return self._fail(messages, protocol_error("frame length is not minimal"))
                 if length > 0x7FFF_FFFF_FFFF_FFFF:

@@ -31,7 +31,6 @@ from relayd.wire.close import (
     TOO_MANY_PHONES,
     Close,
 )
-from relayd.wire.envelope import Envelope
 from relayd.wire.frames import encode_text
 from relayd.wire.upgrade import BinaryHello, PhoneHello
 
@@ -325,7 +324,7 @@ async def test_close_directive_takes_effect_after_the_backlog_and_drops_what_com
     connection = FakeConnection(takes=1)
     phone = Phone("c-1", connection)
     for frame, code in ((b"1", 0), (b"2", 0), (b"3", 4401), (b"4", 0), (b"5", 4421)):
-        phone.deliver(Envelope("c-1", frame, code))
+        phone.deliver(frame, code)
     connection.outbox.flush()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.outbox.write)
@@ -344,9 +343,9 @@ def test_frame_that_overflows_the_outbox_closes_with_1011_or_the_code_of_its_dir
 ) -> None:
     connection = FakeConnection(takes=0)
     phone = Phone("c-1", connection)
-    phone.deliver(Envelope("c-1", b"x" * 9_000, 0))
+    phone.deliver(b"x" * 9_000, 0)
     assert connection.ends == []
-    phone.deliver(Envelope("c-1", b"x" * 1_000, code))
+    phone.deliver(b"x" * 1_000, code)
     assert connection.ends == [expected]
 
 
@@ -356,7 +355,7 @@ async def test_no_notice_for_a_close_that_the_binary_ordered(relay: Fixture) -> 
         await relay.claim(stack, binary)
         leaving = AsyncExitStack()
         _, phone = relay.register(leaving, connection)
-        phone.deliver(Envelope(phone.conn_id, b"", 4401))
+        phone.deliver(b"", 4401)
         await leaving.aclose()
         assert connection.ends == [Close(4401)]
         assert binary.taken == b""
