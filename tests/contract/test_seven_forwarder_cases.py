@@ -1,67 +1,19 @@
 """The seven cases of the original relay's forwarder, by name, with clients that are not ours."""
 
-import json
 import socket
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
 
 import pytest
-from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import ClientConnection, connect
 
-from tests.relay_process import WAIT, RelayProcess, until
-
-
-class Peers:
-    """A binary and its phones at one relay, all of them closed in the end."""
-
-    def __init__(self, relay: RelayProcess, server_id: str, stack: ExitStack) -> None:
-        self._relay = relay
-        self._server_id = server_id
-        self._stack = stack
-        self.binary = self._connect("/v1/server", {"x-pyrycode-version": "1"})
-
-    def phone(self) -> tuple[ClientConnection, str]:
-        """Another phone, and the conn_id under which its first message reached the binary."""
-        phone = self._connect("/v1/client", {"x-pyrycode-token": "t"})
-        phone.send('"hello"')
-        envelope = json.loads(self.binary.recv(WAIT))
-        assert envelope["frame"] == "hello"
-        return phone, envelope["conn_id"]
-
-    def to(self, conn_id: str, frame: object) -> None:
-        """Send ``frame`` to a phone."""
-        self.binary.send(json.dumps({"conn_id": conn_id, "frame": frame}))
-
-    def _connect(self, path: str, headers: dict[str, str]) -> ClientConnection:
-        headers = {"x-pyrycode-server": self._server_id, **headers}
-        return self._stack.enter_context(connect(self._relay.url(path), additional_headers=headers))
-
-
-@contextmanager
-def peers_at(relay: RelayProcess, server_id: str) -> Iterator[Peers]:
-    with ExitStack() as stack:
-        yield Peers(relay, server_id, stack)
+from tests.contract.peers import Peers, closing, peers_at, received, unused_server_id
+from tests.relay_process import RelayProcess, until
 
 
 @pytest.fixture
-def peers(relay: RelayProcess, request: pytest.FixtureRequest) -> Iterator[Peers]:
-    with peers_at(relay, request.node.name) as found:
+def peers(relay: RelayProcess) -> Iterator[Peers]:
+    with peers_at(relay, unused_server_id()) as found:
         yield found
-
-
-def received(phone: ClientConnection) -> object:
-    return json.loads(phone.recv(WAIT))
-
-
-def closing(peer: ClientConnection) -> tuple[int, str]:
-    """Read on to the relay's Close frame; its code and reason."""
-    with suppress(ConnectionClosed):
-        while True:
-            peer.recv(WAIT)
-    assert peer.close_code is not None
-    return peer.close_code, peer.close_reason or ""
 
 
 def test_routes_to_the_addressed_phone_alone(peers: Peers) -> None:
@@ -84,7 +36,7 @@ def test_many_phones_exact_one_to_one(peers: Peers) -> None:
 @pytest.mark.parametrize("known_elsewhere", [False, True])
 def test_unknown_conn_id_dropped_loop_lives(peers: Peers, relay: RelayProcess, known_elsewhere: bool) -> None:
     phone, conn_id = peers.phone()
-    with peers_at(relay, f"another than {conn_id}") as others:
+    with peers_at(relay, unused_server_id()) as others:
         stranger, stranger_id = others.phone()
         peers.to(stranger_id if known_elsewhere else "c-nobody", "lost")
         peers.to(conn_id, "found")
