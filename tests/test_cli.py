@@ -1,14 +1,18 @@
 """The command line, as a process: exit status, its one line on stderr, and addresses."""
 
+import json
+import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from attrs import fields
+from websockets.sync.client import connect, unix_connect
 
 from relayd import __version__
 from relayd.settings import Settings
@@ -21,6 +25,28 @@ def relayd(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "relayd", *arguments], capture_output=True, text=True, timeout=WAIT, check=False
     )
+
+
+@contextmanager
+def logging_relay(*arguments: str, terminal: bool = False, **variables: str) -> Iterator[str]:
+    """A relay with its stderr on a pipe or on a terminal; the first line of its log."""
+    reader, writer = os.openpty() if terminal else os.pipe()
+    with (
+        open(reader, "rb", buffering=0) as log,
+        subprocess.Popen(
+            [sys.executable, "-m", "relayd", "--listen", "127.0.0.1:0", *arguments],
+            stderr=writer,
+            env={**os.environ, **variables},
+        ) as process,
+    ):
+        os.close(writer)
+        try:
+            line = b""
+            while not line.endswith(b"\n"):
+                line += log.read(4096)
+            yield line.decode()
+        finally:
+            process.terminate()
 
 
 def test_version() -> None:
@@ -106,3 +132,94 @@ def test_listen_may_be_given_several_times(start_relay: Start) -> None:
     )
     assert first.startswith("127.0.0.1:")
     assert second.startswith("[::1]:")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "terminal", "as_json"),
+    [
+        ((), False, True),
+        ((), True, False),
+        (("--log-format", "text"), False, False),
+        (("--log-format", "json"), True, True),
+    ],
+)
+def test_log_format_auto_is_text_on_a_terminal_and_json_elsewhere_and_may_be_chosen(
+    arguments: tuple[str, ...], terminal: bool, as_json: bool
+) -> None:
+    with logging_relay(*arguments, terminal=terminal) as line:
+        assert "listening" in line
+        if as_json:
+            assert json.loads(line)["event"] == "listening"
+        else:
+            assert " info " in line
+            assert " listening address=127.0.0.1:" in line
+
+
+def test_log_level_leaves_out_what_is_below_it() -> None:
+    with logging_relay("--log-level", "info") as line:
+        assert "listening" in line
+    process = subprocess.Popen(
+        [sys.executable, "-m", "relayd", "--listen", "127.0.0.1:0", "--log-level", "warning"],
+        stderr=subprocess.PIPE,
+    )
+    with process:
+        # Nothing is logged, so that it is ready shows by what it does: its listener is there.
+        until(lambda: b"0A" in _listeners(process.pid), "listener")
+        process.terminate()
+        assert process.communicate(timeout=WAIT)[1] == b""
+
+
+def _listeners(pid: int) -> set[bytes]:
+    """The states of the TCP sockets that a process holds; 0A is LISTEN."""
+    inodes = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.exists() or fd.is_symlink()}
+    rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_bytes().splitlines()[1:]]
+    return {row[3] for row in rows if f"socket:[{row[9].decode()}]" in inodes}
+
+
+def test_variables_are_settings_and_flags_win_over_them(start_relay: Start, tmp_path: Path) -> None:
+    path = tmp_path / "from-the-variable"
+    variables = {"RELAYD_LISTEN": f"unix:{path}", "RELAYD_REQUIRE_TOKEN": "false"}
+    relay = start_relay("--listen", "127.0.0.1:0", env=variables)
+    assert relay.port
+    assert not path.exists()
+    headers = {"x-pyrycode-server": "s", "x-pyrycode-version": "1"}
+    with connect(relay.url("/v1/server"), additional_headers=headers):
+        relay.event("binary_claimed")
+        with connect(relay.url("/v1/client"), additional_headers=headers):
+            relay.event("phone_registered")
+
+
+def test_a_variable_that_is_refused_exits_2_with_one_line_that_names_it() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "relayd"],
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        env={**os.environ, "RELAYD_GRACE": "soon"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    for part in ("grace", "RELAYD_GRACE", "soon", "a number of seconds"):
+        assert part in done.stderr
+
+
+def test_the_installed_command_is_the_same() -> None:
+    script = Path(sys.executable).parent / "relayd"
+    done = subprocess.run([script, "--version"], capture_output=True, text=True, timeout=WAIT, check=True)
+    assert done.stdout == relayd("--version").stdout
+
+
+@pytest.mark.parametrize("listen", ["[::1]:0", "127.0.0.1:0", ":0", "unix"])
+def test_a_client_connects_to_every_kind_of_address(start_relay: Start, tmp_path: Path, listen: str) -> None:
+    path = str(tmp_path / "r.sock")
+    relay = start_relay("--listen", listen.replace("unix", f"unix:{path}"))
+    headers = {"x-pyrycode-server": "s", "x-pyrycode-version": "1"}
+    if listen == "unix":
+        relay.event("listening")
+        connection = unix_connect(path, "ws://relay/v1/server", additional_headers=headers)
+    else:
+        host = "[::1]" if ":0" in listen and "127" not in listen else "127.0.0.1"
+        connection = connect(f"ws://{host}:{relay.port}/v1/server", additional_headers=headers)
+    with connection:
+        remote = relay.event("binary_claimed")["remote"]
+    assert remote == "unix" or remote.startswith(("[::1]:", "127.0.0.1:"))

@@ -1,9 +1,11 @@
 """A binary and its phones, as clients that are not ours speak for them."""
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from typing import IO, Any
 from uuid import uuid4
 
 from websockets.exceptions import ConnectionClosed
@@ -11,7 +13,7 @@ from websockets.sync.client import ClientConnection, connect
 
 from tests.relay_process import WAIT, RelayProcess
 
-__all__ = ["Peers", "closing", "peers_at", "received", "unused_server_id"]
+__all__ = ["Peers", "closing", "deaf_peer", "output_until", "peers_at", "received", "unused_server_id"]
 
 
 class Peers:
@@ -69,3 +71,43 @@ def closing(peer: ClientConnection) -> tuple[int, str]:
             peer.recv(WAIT)
     assert peer.close_code is not None
     return peer.close_code, peer.close_reason or ""
+
+
+@contextmanager
+def deaf_peer(relay: RelayProcess, path: str, server_id: str) -> Iterator[IO[bytes]]:
+    """A peer that upgrades and then only reads: no ping and no Close frame is answered. What it got.
+
+    It is curl, which knows nothing of WebSocket.
+    """
+    headers = [
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        f"x-pyrycode-server: {server_id}",
+        "x-pyrycode-version: deaf",
+        "x-pyrycode-token: t",
+    ]
+    command = ["curl", "--silent", "--no-buffer", "--http1.1"]
+    for header in headers:
+        command += ["--header", header]
+    try:
+        curl = subprocess.Popen([*command, relay.url(path, "http")], stdout=subprocess.PIPE)
+    except FileNotFoundError:
+        raise AssertionError("curl is missing: install it") from None
+    with curl:
+        try:
+            assert curl.stdout is not None
+            yield curl.stdout
+        finally:
+            curl.kill()
+
+
+def output_until(output: IO[bytes], end: bytes) -> bytes:
+    """Read until ``end`` has come; fails at the end of the output."""
+    got = b""
+    while end not in got:
+        more = os.read(output.fileno(), 65536)
+        assert more, got
+        got += more
+    return got
