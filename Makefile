@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 ARGS ?=
 
-.PHONY: help run test lint types check soak wheel
+.PHONY: help run test lint types check soak bench wheel
 
 help: ## Show this list
 	@sed -n 's/^\([a-z]*\):.*## /make \1  /p' Makefile
@@ -13,7 +13,7 @@ run: $(VENV)/installed ## Start the relay; ARGS="--listen :8080" passes flags
 	exec $(VENV)/bin/relayd $(ARGS)
 
 test: $(VENV)/installed ## Run the tests that every change must pass
-	$(VENV)/bin/python -m pytest $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 lint: $(VENV)/installed ## Check style and formatting
 	$(VENV)/bin/ruff check
@@ -26,6 +26,9 @@ check: lint types test ## All of CI
 
 soak: $(VENV)/installed ## Five minutes of random traffic and kills; ARGS="--minutes 1" shortens it
 	$(VENV)/bin/python -m tests.soak $(ARGS)
+
+bench: $(VENV)/installed ## Compare with other relays and write docs/performance.md; takes minutes
+	$(VENV)/bin/python -m tests.benchmarks $(ARGS)
 
 wheel: $(VENV)/installed ## Build the wheel into dist/
 	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,5 +1,6 @@
 """The composition root: listeners, the root nursery, signals, drain."""
 
+import resource
 import signal
 import traceback
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -139,10 +140,15 @@ class Relay:
 async def run(settings: Settings, emit: Emit) -> int:
     """Be the daemon until SIGTERM or SIGINT, and drain; return the exit status.
 
+    Raises the process's limit of file descriptors as far as it may.
     0 after a drain, 128 and the signal's number if a second signal cut it short. Raises a group of
     `relayd.edge.listener.CannotListen` if a listener cannot be opened, or fails.
     """
     status = 0
+    # The soft limit of 1024 is there for select(2). Here every connection takes a descriptor, and out of
+    # descriptors means out of reach.
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     relay = Relay(settings, emit)
 
     async def obey(signals: AsyncIterator[int]) -> None:

@@ -14,6 +14,7 @@ frame costs neither a task switch nor an object of its.
 import fcntl
 import math
 import os
+import select
 import sys
 import termios
 from collections.abc import AsyncIterator
@@ -154,6 +155,12 @@ class WebSocket:
                 return not self._over and self._verdict is None
         return not self._over and not self._reading
 
+    def hung_up(self) -> bool:
+        """Whether the peer's stream has come to its end, read or not."""
+        poll = select.poll()
+        poll.register(self._stream.socket.fileno(), select.POLLRDHUP)
+        return bool(poll.poll(0))
+
     def try_send(self, data: bytes | memoryview) -> int:
         """For the outbox: send what fits, without waiting."""
         try:
@@ -257,6 +264,7 @@ class WebSocket:
         bytes makes the kernel reset the connection, and the peer may never see our Close frame:
         so half-close, and read until the peer hangs up.
         """
+        self._tap.no_more_pongs = True
         self.outbox.put_control(encode_close(close))
         self.outbox.flush()
         await self.outbox.drained()

@@ -49,5 +49,8 @@ class Connection(Protocol):
         whose connection ends meanwhile does not, at once.
         """
 
+    def hung_up(self) -> bool:
+        """Whether the peer's stream has come to its end, although nobody has read as far as that."""
+
     def end(self, close: Close) -> None:
         """End the connection with ``close``: the scope around its nursery is cancelled. First call wins."""

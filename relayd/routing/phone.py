@@ -7,7 +7,7 @@ from relayd.routing.heartbeat import heartbeat
 from relayd.routing.registry import Registry
 from relayd.routing.slot import Phone, Slot
 from relayd.settings import Settings
-from relayd.wire.close import BAD_JSON, BINARY_GONE
+from relayd.wire.close import BAD_JSON, BINARY_GONE, WRITE_FAILED
 from relayd.wire.envelope import is_json
 from relayd.wire.upgrade import PhoneHello
 
@@ -43,7 +43,7 @@ async def forward_from_phone(connection: Connection, slot: Slot, phone: Phone) -
         if phone.dismissed:
             continue
         binary = slot.binary
-        if binary is None or binary.outbox.dead:
+        if binary is None:
             connection.end(BINARY_GONE)
             continue
         outbox = binary.outbox
@@ -53,3 +53,6 @@ async def forward_from_phone(connection: Connection, slot: Slot, phone: Phone) -
                 break
             phone.last_put = outbox.put_unbounded(b"%b%b}" % (phone.prefix, message))
         outbox.flush()
+        if outbox.dead:
+            # Its reader mostly knows by itself. But a peer may refuse to be sent anything and go on sending.
+            binary.end(WRITE_FAILED)

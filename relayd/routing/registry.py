@@ -77,7 +77,8 @@ class Registry:
         """Hold ``hello.server_id`` for ``connection``; on leaving, release it into its grace window.
 
         Entering takes up to the probe timeout if somebody holds the id. Raises `Refused` if that
-        holder is alive, or if another newcomer was quicker. Leaving never waits.
+        holder is alive, if another newcomer was quicker, or if this one has hung up meanwhile. Leaving
+        never waits.
         """
         slot = await self._claim(connection, hello)
         try:
@@ -129,7 +130,8 @@ class Registry:
             answered = await held.binary.answers(self._probe_timeout)
             current = self._slots.get(hello.server_id)
             won_by_another = current is not held and current is not None and current.binary is not None
-            if answered or won_by_another:
+            # Nobody has read from the newcomer so far. One that has given up must not take anything over.
+            if answered or won_by_another or connection.hung_up():
                 self._emit(ClaimRefused(hello.server_id, connection.remote, hello.version))
                 raise Refused(CLAIM_TAKEN)
             held = current

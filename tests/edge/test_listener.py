@@ -33,3 +33,14 @@ def test_running_out_of_file_descriptors_pauses_accepting_says_so_once_and_passe
     until(lambda: healthy(relay), "answer once the connections are gone")
     assert len(relay.events("accept_paused")) == 1
     assert relay.stop() == 0
+
+
+def test_limit_of_file_descriptors_is_raised_as_far_as_it_may(start_relay: Callable[..., RelayProcess]) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(512, hard - 1), hard))
+    try:
+        relay = start_relay()
+        relay.event("listening")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert resource.prlimit(relay.pid, resource.RLIMIT_NOFILE) == (hard, hard)

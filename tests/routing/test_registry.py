@@ -52,6 +52,7 @@ class FakeConnection:
         self.probed = trio.Event()
         self.verdict = trio.Event()
         self.alive = False
+        self.gone = False
         self.arrive, self._arrivals = trio.open_memory_channel[list[bytes]](10)
         self._writable = trio.lowlevel.ParkingLot()
 
@@ -71,6 +72,9 @@ class FakeConnection:
         self.probed.set()
         await self.verdict.wait()
         return self.alive
+
+    def hung_up(self) -> bool:
+        return self.gone
 
     def end(self, close: Close) -> None:
         self.ends.append(close)

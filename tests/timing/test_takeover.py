@@ -3,7 +3,7 @@
 import pytest
 import trio
 from trio.testing import MockClock
-from wsproto.events import Ping
+from wsproto.events import Ping, TextMessage
 
 from relayd.ops.events import BinaryReclaimed, BinaryReleased, BinaryTookOver, ClaimRefused, GraceExpired
 from tests.trio_client import Client, relay_under_test
@@ -141,3 +141,21 @@ async def test_of_two_newcomers_at_a_dead_holder_one_takes_over_and_the_other_ge
         assert (await winner.next_message()).endswith('"frame":1}')
         await phone.stream.aclose()
         await winner.stream.aclose()
+
+
+async def test_newcomer_that_hangs_up_during_the_probe_takes_nothing_over(autojump_clock: MockClock) -> None:
+    async with relay_under_test() as relay:
+        holder = await relay.binary()
+        phone = await relay.phone()
+        newcomer = await relay.binary()
+        await trio.sleep(5)
+        await newcomer.stream.aclose()
+        await trio.sleep(6)
+        assert len(relay.seen(ClaimRefused)) == 1
+        assert not relay.seen(BinaryTookOver)
+        await phone.send_text("1")
+        while not isinstance(event := await holder.next_event(), TextMessage):
+            pass
+        assert event.data.endswith('"frame":1}')
+        await phone.stream.aclose()
+        await holder.stream.aclose()
