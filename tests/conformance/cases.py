@@ -2,7 +2,7 @@
 
 The suite's fuzzing client exists for Python 2 only, so the cases are written anew here, from its
 descriptions. A phone plays the fuzzing client, and a binary behind the relay echoes. A payload
-travels as a JSON string, in quotes that are not part of it, since relayd carries JSON alone.
+travels as a JSON string, since relayd carries JSON alone; the quotes count where the length matters.
 
 ``python -m tests.conformance.cases`` prints the tables of `docs/conformance.md`.
 """
@@ -30,6 +30,8 @@ ECHO_IS_LATE: Final = (
 )
 BESIDE: Final = "the pong may come after the echo: pings are answered beside the data path"
 WHOLE_MESSAGES: Final = "non-strict, as Autobahn calls it: UTF-8 is judged when the message is complete"
+EMPTY: Final = "closed with 1007: an empty message is not JSON"
+ASCII_FILL: Final = "filled with ASCII, since a message must be UTF-8"
 NO_RAW_CONTROL: Final = "closed with 1007: JSON allows no raw control character in a string"
 TOO_BIG: Final = "closed with 1009: larger than the 256 KiB that a message may have"
 SHORTER: Final = "with 128 KiB in all: the case's own size is over the 256 KiB that a message may have"
@@ -106,8 +108,13 @@ def _echo(number: str, payload: bytes, opcode: int = TEXT, chop: int = 0, differ
 def _framing() -> Iterator[Case]:
     for section, opcode in (("1.1", TEXT), ("1.2", BINARY)):
         for number, size in enumerate((0, 125, 126, 127, 128, 65535, 65536, 65536), 1):
-            fill = b"*" if opcode == TEXT else b"\x7f"
-            yield _echo(f"{section}.{number}", fill * size, opcode, 997 if number == 8 else 0)
+            name = f"{section}.{number}"
+            if size == 0:
+                yield Case(name, [frame(opcode)], close=1007, bad_text=True, difference=EMPTY)
+                continue
+            # The quotes count: the lengths are what these cases are about.
+            difference = f"{TEXT_ALONE}; {ASCII_FILL}" if opcode == BINARY else ""
+            yield _echo(name, b"*" * (size - 2), opcode, 997 if number == 8 else 0, difference)
 
 
 def _pings() -> Iterator[Case]:
@@ -129,7 +136,9 @@ def _reserved() -> Iterator[Case]:
     yield Case("3.1", [frame(TEXT, quoted(HELLO), rsv=1)], close=1002)
     echo = ("message", quoted(HELLO))
     for rsv, chop in ((2, 0), (3, 0), (4, 1)):
-        sends = [hello + frame(TEXT, quoted(HELLO), rsv=rsv) + ping]
+        sends = [hello, frame(TEXT, quoted(HELLO), rsv=rsv), ping]
+        if rsv != 3:
+            sends = [b"".join(sends)]
         yield Case(f"3.{rsv}", sends, close=1002, chop=chop, difference=ECHO_IS_LATE, optional=(echo,))
     yield Case("3.5", [frame(BINARY, b"\0\xff\xfe\xfd\xfc\xfb\0\xff", rsv=5)], close=1002)
     yield Case("3.6", [frame(PING, HELLO, rsv=6)], close=1002)
@@ -237,11 +246,12 @@ def _is_utf8(payload: bytes) -> bool:
 
 
 def _utf8() -> Iterator[Case]:
-    yield _echo("6.1.1", b"")
-    empty = [frame(TEXT, b'"', fin=False), frame(CONTINUATION, fin=False), frame(CONTINUATION, b'"')]
-    yield Case("6.1.2", [b"".join(empty)], [("message", b'""')])
-    middle = frame(CONTINUATION, b"middle frame payload", fin=False)
-    yield Case("6.1.3", [empty[0] + middle + empty[2]], [("message", b'"middle frame payload"')])
+    yield Case("6.1.1", [frame(TEXT)], close=1007, bad_text=True, difference=EMPTY)
+    first, last = frame(TEXT, fin=False), frame(CONTINUATION)
+    nothing = first + frame(CONTINUATION, fin=False) + last
+    yield Case("6.1.2", [nothing], close=1007, bad_text=True, difference=EMPTY)
+    middle = quoted(b"middle frame payload")
+    yield Case("6.1.3", [first + frame(CONTINUATION, middle, fin=False) + last], [("message", middle)])
     text = quoted("Hello-µ@ßöäüàá-UTF-8!!".encode())
     yield Case("6.2.1", [frame(TEXT, text)], [("message", text)])
     boundary = len('"Hello-µ@ß'.encode())
