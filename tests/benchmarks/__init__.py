@@ -1,0 +1,1 @@
+"""Benchmarks: relayd beside its peers, on one machine in one run."""

@@ -1,0 +1,264 @@
+"""``python -m tests.benchmarks``: measure relayd and its peers, and write ``docs/performance.md``.
+
+The load (`load/`) is one Go process that plays the binaries and the phones, checks every byte, and
+reads the relay's CPU time and memory from /proc. Within a repeat, every work is done by each relay in
+turn before the next work, so that a machine that gets slower gets slower for all of them alike.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import json
+import os
+import platform
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from shutil import which
+from statistics import median
+from typing import Final
+
+from attrs import frozen
+
+from tests.benchmarks.report import Results, write_report
+
+HERE: Final = Path(__file__).parent
+TOOLS: Final = HERE.parent / ".tools"
+PEERS: Final = HERE / "peers"
+HAPROXY: Final = which("haproxy") or which("haproxy", path="/usr/sbin") or ""
+
+IDLE_WINDOW: Final = 30.0
+"""Seconds: as long as from one heartbeat to the next, so that each phone has exactly one."""
+
+PATIENCE: Final = 240.0
+
+
+@frozen
+class Peer:
+    """A program to measure; ``{port}`` and ``{backend}`` are filled in."""
+
+    command: tuple[str, ...]
+    floor: bool = False
+
+
+RELAYS: Final = {
+    "relayd": Peer((sys.executable, "-m", "relayd", "--listen", "127.0.0.1:{port}")),
+    "Go, coder/websocket": Peer((str(TOOLS / "bench-go"), "127.0.0.1:{port}")),
+    "Node, ws": Peer(("node", str(PEERS / "ws/relay.js"), "{port}")),
+    "websockets, uvloop": Peer((sys.executable, str(PEERS / "websockets_relay.py"), "{port}")),
+    "trio-websocket": Peer((sys.executable, str(PEERS / "trio_websocket_relay.py"), "{port}")),
+    "floor: trio forwarder": Peer(
+        (sys.executable, str(PEERS / "trio_forwarder.py"), "{port}", "{backend}"), floor=True
+    ),
+    "floor: HAProxy, TCP": Peer((HAPROXY, "-db", "-f", str(PEERS / "haproxy.cfg")), floor=True),
+}
+
+
+@frozen
+class Work:
+    """What the load is to do, and with whom."""
+
+    flags: tuple[str, ...]
+    floors: bool = False
+    times: float = 1.0
+    """How much longer than others it is measured."""
+    only: tuple[str, ...] = ()
+    """These relays alone: the others would take minutes, or the question is not about them."""
+
+    def suits(self, name: str) -> bool:
+        """Whether the relay called ``name`` is to do this."""
+        return name in self.only if self.only else self.floors or not RELAYS[name].floor
+
+
+WORKS: Final = {
+    **{
+        f"{direction} {size}": Work(("-work", direction, "-size", str(size)), floors=True)
+        for size in (100, 336, 4096, 65536)
+        for direction in ("down", "up")
+    },
+    "rtt": Work(("-work", "rtt"), floors=True, times=2.0),
+    "rtt-busy": Work(("-work", "rtt-busy"), times=4.0),
+    "mixed": Work(("-work", "mixed"), only=("relayd", "Go, coder/websocket", "Node, ws")),
+    "upgrades": Work(("-work", "upgrades", "-phones", "2000")),
+    "storm": Work(("-work", "storm"), only=("relayd", "Go, coder/websocket")),
+    "down 336 beside 10000": Work(("-work", "down", "-beside", "10000"), only=("relayd",)),
+    "up 336 beside 10000": Work(("-work", "up", "-beside", "10000"), only=("relayd",)),
+}
+
+
+@frozen
+class Running:
+    """A relay that listens."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+    backend: int
+
+    def load(self, work: Work, seconds: float, seed: int) -> subprocess.Popen[str]:
+        """Start the load against this relay."""
+        command = [str(TOOLS / "bench-load"), *work.flags, "-target", f"127.0.0.1:{self.port}"]
+        command += ["-pid", str(self.process.pid), "-seconds", str(seconds), "-seed", str(seed)]
+        if self.backend:
+            command += ["-backend", f"127.0.0.1:{self.backend}"]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+class LoadFailed(Exception):
+    """The load saw something wrong; the text says what."""
+
+
+def finish(load: subprocess.Popen[str]) -> dict[str, float]:
+    """What the load measured. Raises `LoadFailed`."""
+    out, errors = load.communicate(timeout=PATIENCE)
+    if load.returncode:
+        raise LoadFailed(errors.strip())
+    report: dict[str, float] = json.loads(out)
+    return report
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def running(name: str) -> Iterator[Running]:
+    """Start the relay called ``name`` with its default settings, its output in a file; stop it in the end."""
+    peer, port = RELAYS[name], free_port()
+    backend = free_port() if peer.floor else 0
+    command = [part.format(port=port, backend=backend) for part in peer.command]
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("RELAYD_")}
+    log = TOOLS / f"bench-{list(RELAYS).index(name)}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env={**clean, "PORT": str(port), "BACKEND": str(backend)},
+        )
+    try:
+        for _ in range(400):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
+                break
+            if process.poll() is not None:
+                sys.exit(f"{name} did not start: see {log}")
+            time.sleep(0.05)
+        yield Running(process, port, backend)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def settle(relay: Running) -> None:
+    """Wait until the relay has put away what the last work left, at most 10 s."""
+    before = ""
+    for _ in range(100):
+        stat = Path(f"/proc/{relay.process.pid}/stat").read_text()
+        used = " ".join(stat.rsplit(")", 1)[1].split()[11:13])
+        if used == before:
+            return
+        before = used
+        time.sleep(0.1)
+
+
+def missing_tools() -> str:
+    """One line that says what to install, or nothing."""
+    tools = {"go": which("go"), "nodejs": which("node"), "npm": which("npm"), "haproxy": HAPROXY}
+    absent = [name for name, path in tools.items() if not path]
+    if importlib.util.find_spec("uvloop") is None:
+        absent.append("uvloop (pip)")
+    return f"please install: {', '.join(absent)}" if absent else ""
+
+
+def build() -> None:
+    """Build what is compiled, and fetch what the peers stand on."""
+    TOOLS.mkdir(exist_ok=True)
+    for source, program in ((HERE / "load", "bench-load"), (PEERS / "go", "bench-go")):
+        subprocess.run(["go", "build", "-o", str(TOOLS / program), "."], cwd=source, check=True)
+    subprocess.run(["npm", "ci", "--silent"], cwd=PEERS / "ws", check=True)
+
+
+def record(results: Results, work: str, name: str, load: subprocess.Popen[str]) -> None:
+    """Add a measurement to the results; a failure is one as well, and is shown as such."""
+    try:
+        figures = finish(load)
+    except LoadFailed as failure:
+        figures = {"failed": 1.0}
+        print(f"{work:24} {name:24} FAILED: {failure}", file=sys.stderr, flush=True)
+    else:
+        print(f"{work:24} {name:24} {json.dumps(figures)}", flush=True)
+    results.setdefault(work, {}).setdefault(name, []).append(figures)
+
+
+def measure_idle(results: Results, names: list[str], seconds: float, seed: int) -> None:
+    """5,000 idle phones on each relay, all at once, since there is little to do but wait."""
+    with contextlib.ExitStack() as stack:
+        relays = {name: stack.enter_context(running(name)) for name in names if not RELAYS[name].floor}
+        work = Work(("-work", "idle"))
+        loads = {name: relay.load(work, seconds, seed) for name, relay in relays.items()}
+        for name, load in loads.items():
+            record(results, "idle", name, load)
+
+
+def medians(results: Results) -> dict[str, dict[str, dict[str, float]]]:
+    """The median of each figure over the repeats; nothing for a relay that failed once."""
+    return {
+        work: {
+            name: {key: median(run[key] for run in runs) for key in runs[0]}
+            for name, runs in by_name.items()
+            if not any("failed" in run for run in runs)
+        }
+        for work, by_name in results.items()
+    }
+
+
+def main() -> int:
+    """Measure and write; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
+    parser.add_argument("--seconds", type=float, default=0.5, help="length of a measurement (default 0.5)")
+    parser.add_argument("--repeats", type=int, default=3, help="measurements of each; the median counts")
+    parser.add_argument("--only", default="", help="works that begin so, such as down, 'up 336' or idle")
+    parser.add_argument("--json", type=Path, default=TOOLS / "bench.json", help="where all results go")
+    options = parser.parse_args()
+    if missing := missing_tools():
+        print(missing, file=sys.stderr)
+        return 1
+    build()
+
+    results: Results = {}
+    names = list(RELAYS)
+    for repeat in range(options.repeats):
+        if "idle".startswith(options.only):
+            # CPU needs a whole heartbeat's time, and is taken in the first repeat alone; memory does not.
+            first: Results = {}
+            measure_idle(first, names, 1.0 if repeat else IDLE_WINDOW, repeat)
+            for name, runs in first["idle"].items():
+                if repeat and "cpu_percent" in runs[0]:
+                    runs[0]["cpu_percent"] = results["idle"][name][0].get("cpu_percent", 0.0)
+                results.setdefault("idle", {}).setdefault(name, []).extend(runs)
+        works = {key: work for key, work in WORKS.items() if key.startswith(options.only)}
+        if not works:
+            continue
+        with contextlib.ExitStack() as stack:
+            relays = {name: stack.enter_context(running(name)) for name in names}
+            for key, work in works.items():
+                for name, relay in relays.items():
+                    if work.suits(name):
+                        settle(relay)
+                        record(results, key, name, relay.load(work, work.times * options.seconds, repeat))
+
+    options.json.write_text(json.dumps(results, indent=1))
+    machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+    if not options.only:
+        write_report(medians(results), names, f"{machine}; medians of {options.repeats}.")
+    return int(any("failed" in run for by in results.values() for runs in by.values() for run in runs))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

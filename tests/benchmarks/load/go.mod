@@ -1,0 +1,3 @@
+module relayd.test/load
+
+go 1.24

@@ -1,0 +1,107 @@
+"""The figures as Markdown tables in ``docs/performance.md`` and as a picture beside it."""
+
+from collections.abc import Callable, Mapping
+from html import escape
+from pathlib import Path
+from typing import Final
+
+DOCS: Final = Path(__file__).parent.parent.parent / "docs"
+BEGIN: Final = "<!-- begin: make bench -->"
+END: Final = "<!-- end: make bench -->"
+
+Results = dict[str, dict[str, list[dict[str, float]]]]
+"""Work, relay, and the figures of each repeat."""
+
+Medians = Mapping[str, Mapping[str, Mapping[str, float]]]
+
+
+def _throughput(run: Mapping[str, float]) -> str:
+    return f"{run['frames_per_s']:,.0f}/s · {run['cpu_us']:.3g} µs · {run['peak_kib'] / 1024:.0f} MiB"
+
+
+def _latency(run: Mapping[str, float]) -> str:
+    return " / ".join(f"{run[key]:,.0f}" for key in ("p50_us", "p99_us", "p999_us")) + " µs"
+
+
+ROWS: Final[tuple[tuple[str, str, Callable[[Mapping[str, float]], str]], ...]] = (
+    *(
+        (f"{direction} {size}", f"{way}, {label}", _throughput)
+        for direction, way in (("down", "binary → 8 phones"), ("up", "8 phones → binary"))
+        for size, label in ((100, "100 B"), (336, "336 B"), (4096, "4 KiB"), (65536, "64 KiB"))
+    ),
+    ("down 336 beside 10000", "binary → 8 phones, 336 B, beside 10,000 idle", _throughput),
+    ("up 336 beside 10000", "8 phones → binary, 336 B, beside 10,000 idle", _throughput),
+    ("mixed", "200 binaries of 16 phones, mixed sizes, both ways", _throughput),
+    ("rtt", "lone round trip, p50 / p99 / p99.9", _latency),
+    ("rtt-busy", "the same while another server-id is saturated", _latency),
+    (
+        "upgrades",
+        "upgrades with a first frame",
+        lambda run: f"{run['upgrades_per_s']:,.0f}/s · {run['cpu_us']:,.0f} µs",
+    ),
+    (
+        "idle",
+        "5,000 idle phones: memory of each, CPU with heartbeats",
+        lambda run: f"{run['kib_per_phone']:.1f} KiB · {run['cpu_percent']:.1f} %",
+    ),
+    (
+        "storm",
+        "5,000 phones reconnect at once: until all are back, CPU, peak",
+        lambda run: f"{run['seconds']:.1f} s · {run['cpu_seconds']:.1f} s · {run['peak_kib'] / 1024:.0f} MiB",
+    ),
+)
+
+
+def as_markdown(medians: Medians, names: list[str], note: str) -> str:
+    """One row for each work, one column for each relay."""
+    lines = [
+        note,
+        "Throughput cells: frames per second · CPU per frame · peak memory of the relay's process.",
+        "",
+    ]
+    lines += [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for work, label, cell in ROWS:
+        measured = medians.get(work, {})
+        cells = [cell(measured[name]) if name in measured else "" for name in names]
+        lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def as_svg(medians: Medians, names: list[str]) -> str:
+    """Bars: frames of 336 bytes per second, each way; the floors, which route nothing, are left out."""
+    relays = [name for name in names if not name.startswith("floor")]
+    panels = (("down 336", "binary → 8 phones"), ("up 336", "8 phones → binary"))
+    values = {
+        (work, name): medians.get(work, {}).get(name, {}).get("frames_per_s", 0.0)
+        for work, _ in panels
+        for name in relays
+    }
+    scale = 380 / (max(values.values()) or 1.0)
+    parts, y = [], 24
+    for work, title in panels:
+        parts.append(f'<text x="10" y="{y}" font-weight="bold">{title}, 336 B, frames per second</text>')
+        for name in relays:
+            y += 24
+            value = values[work, name]
+            color = "#2a6fbb" if name == "relayd" else "#9aa5b1"
+            parts.append(f'<text x="160" y="{y}" text-anchor="end">{escape(name)}</text>')
+            parts.append(f'<rect x="168" y="{y - 13}" width="{value * scale:.1f}" height="17" fill="{color}"/>')
+            parts.append(f'<text x="{174 + value * scale:.1f}" y="{y}">{value:,.0f}</text>')
+        y += 40
+    body = "\n".join(parts)
+    return (
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 640 {y - 16}" font-family="sans-serif" '
+        f'font-size="13">\n<rect width="100%" height="100%" fill="white"/>\n{body}\n</svg>\n'
+    )
+
+
+def write_report(medians: Medians, names: list[str], note: str) -> None:
+    """Replace what stands between the markers of ``docs/performance.md``, and the picture."""
+    (DOCS / "performance.svg").write_text(as_svg(medians, names))
+    document = DOCS / "performance.md"
+    text = document.read_text()
+    head, rest = text.split(BEGIN)
+    _, tail = rest.split(END)
+    table = as_markdown(medians, names, note)
+    picture = "![Frames per second of relayd and its peers](performance.svg)"
+    document.write_text(f"{head}{BEGIN}\n{table}\n\n{picture}\n{END}{tail}")
