@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 
 	"github.com/coder/websocket"
 )
@@ -21,10 +22,23 @@ type command struct {
 	Headers                   map[string]string
 }
 
+// peer is a client that tells once how it was closed.
+type peer struct {
+	*websocket.Conn
+	id      string
+	closing atomic.Bool
+	read    chan struct{} // closed when reading is over
+	told    sync.Once
+}
+
+func (p *peer) closed(code int, reason string) {
+	p.told.Do(func() { tell(p.id, "close", map[string]any{"code": code, "reason": reason}) })
+}
+
 var (
 	output  = json.NewEncoder(os.Stdout)
 	mutex   sync.Mutex
-	clients = map[string]*websocket.Conn{}
+	clients = map[string]*peer{}
 )
 
 func tell(id, event string, more map[string]any) {
@@ -55,25 +69,36 @@ func connect(c command) {
 		return
 	}
 	client.SetReadLimit(1 << 20)
-	clients[c.ID] = client
+	clients[c.ID] = &peer{Conn: client, id: c.ID, read: make(chan struct{})}
 	tell(c.ID, "open", map[string]any{"extensions": answer.Header.Get("Sec-WebSocket-Extensions")})
-	go read(c.ID, client)
+	go clients[c.ID].receive()
 }
 
-func read(id string, client *websocket.Conn) {
+func (p *peer) receive() {
+	defer close(p.read)
 	for {
-		kind, message, err := client.Read(context.Background())
+		kind, message, err := p.Read(context.Background())
 		if err != nil {
 			var closed websocket.CloseError
 			if errors.As(err, &closed) {
-				tell(id, "close", map[string]any{"code": int(closed.Code), "reason": closed.Reason})
-			} else {
-				tell(id, "close", map[string]any{"code": 1006, "reason": ""})
+				p.closed(int(closed.Code), closed.Reason)
+			} else if !p.closing.Load() {
+				p.closed(1006, "")
 			}
 			return
 		}
-		tell(id, "message", map[string]any{"text": string(message), "binary": kind == websocket.MessageBinary})
+		tell(p.id, "message", map[string]any{"text": string(message), "binary": kind == websocket.MessageBinary})
 	}
+}
+
+// bye says goodbye. The answer to that is read by Close itself if it comes between two of our reads.
+func (p *peer) bye(code int, reason string) {
+	p.closing.Store(true)
+	if err := p.Close(websocket.StatusCode(code), reason); err != nil {
+		<-p.read
+		code, reason = 1006, err.Error()
+	}
+	p.closed(code, reason)
 }
 
 func main() {
@@ -101,7 +126,7 @@ func main() {
 				}
 			}()
 		case "close":
-			go client.Close(websocket.StatusCode(c.Code), c.Reason)
+			go client.bye(c.Code, c.Reason)
 		}
 	}
 }
