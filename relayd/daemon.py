@@ -16,6 +16,7 @@ from relayd.edge.http import answer_request
 from relayd.edge.listener import Listener, accept_connections, open_listener, remote_address
 from relayd.ops.events import Draining, Emit, InternalError, Listening, RequestRefused, Stopped
 from relayd.routing.binary import serve_binary
+from relayd.routing.heartbeat import Heartbeats
 from relayd.routing.phone import serve_phone
 from relayd.routing.registry import Refused, Registry
 from relayd.settings import Settings
@@ -45,6 +46,7 @@ class Relay:
             max_phones=settings.max_phones,
             emit=emit,
         )
+        self._heartbeats = Heartbeats(interval=settings.heartbeat_interval, timeout=settings.heartbeat_timeout)
 
     async def serve(self, *, task_status: trio.TaskStatus[Sequence[str]] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and serve until `drain` has ended it. Started, it reports the addresses bound.
@@ -61,6 +63,7 @@ class Relay:
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.registry.expire_graces)
+                    nursery.start_soon(self._heartbeats.run)
                     for listener in listeners:
                         nursery.start_soon(accept_connections, listener, self._handle, nursery, self._emit)
                         self._emit(Listening(str(listener.address)))
@@ -127,12 +130,12 @@ class Relay:
             self._connection_ended.unpark_all()
 
     async def _route(self, connection: WebSocket, hello: BinaryHello | PhoneHello) -> None:
-        registry, settings = self.registry, self._settings
+        registry, heartbeats = self.registry, self._heartbeats
         try:
             if isinstance(hello, BinaryHello):
-                await serve_binary(connection, hello, registry=registry, settings=settings, emit=self._emit)
+                await serve_binary(connection, hello, registry=registry, heartbeats=heartbeats, emit=self._emit)
             else:
-                await serve_phone(connection, hello, registry=registry, settings=settings)
+                await serve_phone(connection, hello, registry=registry, heartbeats=heartbeats)
         except Refused as refusal:
             connection.end(refusal.close)
 

@@ -17,7 +17,7 @@ import os
 import select
 import sys
 import termios
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final
 
@@ -34,7 +34,11 @@ from relayd.wire.frames import PING, FrameDecoder, encode_close
 __all__ = ["NeverOpened", "WebSocket"]
 
 _READ_BYTES: Final = 64 * 1024
-"""The most that one read takes: with small frames, a turn of a millisecond or two."""
+"""What a read asks for at first."""
+
+_MORE_BYTES: Final = 256 * 1024
+"""What a read asks for when the one before it was full: the more frames come together, the more go
+out in one system call. Frames are few in so many bytes, or `FRAMES_PER_BATCH` bounds the turn."""
 
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that a peer has to take our Close frame and answer it, whatever it is doing."""
@@ -75,12 +79,14 @@ class WebSocket:
         # elsewhere: what backpressure takes is not the peer's fault, and moves the deadline.
         self._deadline = math.inf
         self._away_since = 0.0
-        # Whether the forwarder is waiting for bytes. While it is not, the peer's may lie in the
-        # socket for as long as backpressure wants, and its silence means nothing.
-        self._reading = False
+        self._ask = _READ_BYTES
+        # The last read was full, so the next need not wait to be told that there is more.
+        self._more = False
         self._over = False
-        self._sign_of_life = trio.lowlevel.ParkingLot()
+        self._probe = trio.lowlevel.ParkingLot()
         self._verdict: Close | None = None
+        self.reading = False
+        self.signs_of_life = 0
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -89,16 +95,19 @@ class WebSocket:
         The body runs in the connection's scope, so `end` cancels the body and the body alone: what
         comes after it, the closing handshake first of all, still runs. Raises `NeverOpened`.
         """
-        async with trio.open_nursery() as nursery:
-            request = await trio_websocket.wrap_server_stream(nursery, self._tap)
-            try:
-                self._ws = await request.accept()
-            except trio_websocket.ConnectionClosed:
-                raise NeverOpened from None
-            with self.scope:
-                yield
-            await self._close()
-            nursery.cancel_scope.cancel()
+        try:
+            async with trio.open_nursery() as self._nursery:
+                request = await trio_websocket.wrap_server_stream(self._nursery, self._tap)
+                try:
+                    self._ws = await request.accept()
+                except trio_websocket.ConnectionClosed:
+                    raise NeverOpened from None
+                with self.scope:
+                    yield
+                await self._close()
+                self._nursery.cancel_scope.cancel()
+        finally:
+            self._stream.socket.close()
 
     @property
     def ending(self) -> Ending:
@@ -120,6 +129,8 @@ class WebSocket:
     async def receive(self) -> list[bytes] | None:
         """The data messages of one read, in order; None once there will be no more."""
         decoder = self._decoder
+        # The peer's silence counts from now on: until now its bytes may have lain in the socket.
+        self.signs_of_life += 1
         if self._deadline < math.inf:
             self._deadline += trio.current_time() - self._away_since
         while not decoder.ended:
@@ -145,15 +156,19 @@ class WebSocket:
         await trio.lowlevel.checkpoint()
         return None
 
-    async def answers(self, timeout: float) -> bool:
-        """Ping the peer; whether it gives any sign of life within ``timeout`` seconds."""
+    def ping(self) -> None:
+        """Ask for a sign of life."""
         self.outbox.put_control(PING)
         self.outbox.flush()
+
+    async def answers(self, timeout: float) -> bool:
+        """Ping the peer; whether it gives any sign of life within ``timeout`` seconds."""
+        self.ping()
         if not self._over:
             with trio.move_on_after(timeout):
-                await self._sign_of_life.park()
+                await self._probe.park()
                 return not self._over and self._verdict is None
-        return not self._over and not self._reading
+        return not self._over and not self.reading
 
     def hung_up(self) -> bool:
         """Whether the peer's stream has come to its end, read or not."""
@@ -161,12 +176,16 @@ class WebSocket:
         poll.register(self._stream.socket.fileno(), select.POLLRDHUP)
         return bool(poll.poll(0))
 
-    def try_send(self, data: bytes | memoryview) -> int:
+    def try_send(self, frames: Sequence[bytes | memoryview]) -> int:
         """For the outbox: send what fits, without waiting."""
         try:
-            return os.write(self._stream.socket.fileno(), data)
+            return os.writev(self._stream.socket.fileno(), frames)
         except BlockingIOError:
             return 0
+
+    def start_writer(self) -> None:
+        """For the outbox: it has more than fits."""
+        self._nursery.start_soon(self.outbox.write)
 
     async def wait_writable(self) -> None:
         """For the outbox: wait until the socket takes more, or is dead."""
@@ -182,18 +201,36 @@ class WebSocket:
 
     async def _read(self) -> bytes:
         """The next bytes; none at the end of the stream, however that came about."""
-        self._reading = True
+        while True:
+            if self._more:
+                await trio.lowlevel.checkpoint()
+            else:
+                await self._readable()
+            try:
+                data = os.read(self._stream.socket.fileno(), self._ask)
+            except BlockingIOError:
+                self._more = False
+                continue
+            except OSError:
+                data = b""
+            self._more = len(data) == self._ask
+            self._ask = _MORE_BYTES if len(data) >= _READ_BYTES else _READ_BYTES
+            self._show_life()
+            return data
+
+    async def _readable(self) -> None:
+        """Wait until there is something to read, at most until the message under way has to be complete."""
+        self.reading = True
         try:
+            if self._deadline == math.inf:
+                await trio.lowlevel.wait_readable(self._stream.socket)
+                return
             with trio.move_on_at(self._deadline) as deadline:
-                data = await self._stream.receive_some(_READ_BYTES)
+                await trio.lowlevel.wait_readable(self._stream.socket)
             if deadline.cancelled_caught:
                 await self._keep_deadline()
-        except trio.BrokenResourceError:
-            data = b""
         finally:
-            self._reading = False
-        self._show_life()
-        return data
+            self.reading = False
 
     async def _keep_deadline(self) -> None:
         """In the middle of a message: give it its deadline, or end the connection if that has passed.
@@ -222,27 +259,20 @@ class WebSocket:
             self._tap.hang_up()
 
     def _show_life(self) -> None:
-        if self._sign_of_life:
-            self._sign_of_life.unpark_all()
+        self.signs_of_life += 1
+        if self._probe:
+            self._probe.unpark_all()
 
     async def _close(self) -> None:
-        """Say goodbye as the protocol wants it, within `CLOSE_TIMEOUT`, and close the socket.
-
-        Cancelled, it closes the socket at once.
-        """
+        """Say goodbye as the protocol wants it, within `CLOSE_TIMEOUT`."""
         self.outbox.discard()
         # From here on there is one deadline, and the rest of a slow message only stands before the
         # peer's Close frame.
         self._deadline = self._message_timeout = math.inf
-        try:
-            with trio.move_on_after(CLOSE_TIMEOUT):
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self.outbox.write)
-                    nursery.start_soon(self._discard_messages)
-                    await self._say_goodbye()
-                    nursery.cancel_scope.cancel()
-        finally:
-            self._stream.socket.close()
+        with trio.move_on_after(CLOSE_TIMEOUT):
+            if not self._over:
+                self._nursery.start_soon(self._discard_messages)
+            await self._say_goodbye()
 
     async def _say_goodbye(self) -> None:
         decoder = self._decoder

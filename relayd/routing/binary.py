@@ -1,14 +1,11 @@
-"""Serve one binary: its claim, its nursery, its forwarder (contract: "Life of a binary")."""
-
-import trio
+"""Serve one binary: its claim, its heartbeat, its forwarder (contract: "Life of a binary")."""
 
 from relayd.ops.events import Emit, EnvelopesDropped
 from relayd.routing.connection import Connection
-from relayd.routing.heartbeat import heartbeat
+from relayd.routing.heartbeat import Heartbeats
 from relayd.routing.outbox import Outbox
 from relayd.routing.registry import Registry
 from relayd.routing.slot import Slot
-from relayd.settings import Settings
 from relayd.wire.envelope import Malformed, decode_envelope
 from relayd.wire.upgrade import BinaryHello
 
@@ -16,18 +13,16 @@ __all__ = ["forward_from_binary", "serve_binary"]
 
 
 async def serve_binary(
-    connection: Connection, hello: BinaryHello, *, registry: Registry, settings: Settings, emit: Emit
+    connection: Connection, hello: BinaryHello, *, registry: Registry, heartbeats: Heartbeats, emit: Emit
 ) -> None:
     """Hold the claim of an accepted binary and forward what it sends, until its connection ends.
 
     The caller closes the connection afterwards. So the teardown is heartbeat, release, close, by
     nothing but how the scopes are nested. Raises `relayd.routing.registry.Refused`.
     """
-    async with registry.claimed(connection, hello) as slot, trio.open_nursery() as nursery:
-        nursery.start_soon(connection.outbox.write)
-        nursery.start_soon(heartbeat, connection, settings)
-        await forward_from_binary(connection, slot, emit)
-        nursery.cancel_scope.cancel()
+    async with registry.claimed(connection, hello) as slot:
+        with heartbeats.keeping(connection):
+            await forward_from_binary(connection, slot, emit)
 
 
 async def forward_from_binary(connection: Connection, slot: Slot, emit: Emit) -> None:

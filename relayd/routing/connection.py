@@ -29,7 +29,15 @@ class Connection(Protocol):
 
     @property
     def outbox(self) -> Outbox:
-        """All that is on its way to the peer. `Outbox.write` runs in the connection's nursery."""
+        """All that is on its way to the peer."""
+
+    @property
+    def signs_of_life(self) -> int:
+        """How often the peer has been heard, or has taken bytes that waited for it: a count that only grows."""
+
+    @property
+    def reading(self) -> bool:
+        """Whether the forwarder is waiting for the peer's bytes. While it is not, silence means nothing."""
 
     @property
     def ending(self) -> Ending:
@@ -41,6 +49,9 @@ class Connection(Protocol):
         Only the forwarder calls this: it is the only reader. Cancelled here, no message is lost.
         Never raises for anything that the peer does.
         """
+
+    def ping(self) -> None:
+        """Ask for a sign of life. Never waits or raises."""
 
     async def answers(self, timeout: float) -> bool:
         """Ping the peer; whether it gives any sign of life within ``timeout`` seconds.

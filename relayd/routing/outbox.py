@@ -8,6 +8,7 @@ to the writer.
 """
 
 from collections import deque
+from collections.abc import Sequence
 from itertools import islice
 from typing import Final, Protocol
 
@@ -24,9 +25,8 @@ FRAME_OVERHEAD: Final = 64
 _ROOM: Final = 256 * 1024
 """Charge up to which `Outbox.room` lets more in: enough to keep a socket busy, little to hold."""
 
-_SLICE: Final = 256 * 1024
-"""Charge joined for one system call. A socket seldom takes more at once, and to join a backlog of
-megabytes just to see a fraction of it go would be copying for nothing."""
+_FRAMES_AT_ONCE: Final = 1024
+"""Frames in one system call: as many as writev(2) takes."""
 
 _LOOKS: Final = 10
 """Looks at a stalled socket within one write timeout. Acknowledgements of what was just sent still
@@ -36,8 +36,14 @@ come in for a moment: with only one look, at the end, they would be worth a whol
 class Transport(Protocol):
     """Where an outbox puts its bytes: a connection's socket."""
 
-    def try_send(self, data: bytes | memoryview) -> int:
-        """Send what fits without waiting; how many bytes that was. Raises OSError on a dead socket."""
+    def try_send(self, frames: Sequence[bytes | memoryview]) -> int:
+        """Send what fits without waiting; how many bytes that was. Raises OSError on a dead socket.
+
+        Takes up to 1,024 frames (IOV_MAX of writev(2)).
+        """
+
+    def start_writer(self) -> None:
+        """Have `Outbox.write` run for as long as the connection lives, or until it returns."""
 
     async def wait_writable(self) -> None:
         """Wait until `try_send` is worth another attempt, also if only to learn that the socket is dead."""
@@ -50,7 +56,7 @@ class Transport(Protocol):
 
 
 class Outbox:
-    """Frames for one peer, bounded by bytes. One task at a time runs `write`."""
+    """Frames for one peer, bounded by bytes."""
 
     __slots__ = (
         "_begun",
@@ -63,7 +69,6 @@ class Outbox:
         "_overflowed",
         "_progress",
         "_transport",
-        "_wanted",
         "_write_timeout",
         "charge",
         "dead",
@@ -79,9 +84,8 @@ class Outbox:
         # rest has to go out before anything else may.
         self._frames: deque[bytes] = deque()
         self._begun = 0
-        # The socket is full, and the writer waits for it: until then there is no point in trying.
+        # The socket is full, and a writer waits for it: until then there is no point in trying.
         self._blocked = False
-        self._wanted = trio.lowlevel.ParkingLot()
         self._progress = trio.lowlevel.ParkingLot()
         self._finish: Close | None = None
         self._overflowed = False
@@ -146,11 +150,11 @@ class Outbox:
             self.put_count += 1
 
     def flush(self) -> None:
-        """Send what is queued, now, as far as the socket takes it; wake the writer for the rest."""
+        """Send what is queued, now, as far as the socket takes it; start a writer for the rest."""
         if not self._blocked:
             self._send()
             if self._blocked:
-                self._wanted.unpark()
+                self._transport.start_writer()
 
     def finish(self, close: Close) -> None:
         """End the connection with ``close`` as soon as everything put so far has been sent."""
@@ -186,19 +190,16 @@ class Outbox:
             await self._progress.park()
 
     async def write(self) -> None:
-        """The writer: send what `flush` could not. Runs until it is cancelled.
+        """The writer: send what `flush` could not, and return when there is no such thing any more.
 
-        Ends the connection when the peer takes nothing at all for the write timeout. Cancelled at
-        any point, the queue is whole, and the next `write` goes on from there.
+        Ends the connection when the peer takes nothing at all for the write timeout, and goes on for
+        the Close frame. Cancelled at any point, the queue is whole; nothing of it goes out after that.
         """
-        while True:
-            if not self._blocked:
-                await self._wanted.park()
-            elif await self._wait_writable():
+        while self._blocked:
+            if await self._wait_writable():
                 self._send()
             else:
                 self._transport.end(WRITE_STALLED)
-                await trio.sleep_forever()
 
     async def _wait_writable(self) -> bool:
         """False if the write timeout passed and the peer took nothing in all that time."""
@@ -219,16 +220,14 @@ class Outbox:
     def _send(self) -> None:
         self._blocked = False
         while self._frames and not self._blocked:
-            data, count = self._next()
+            frames, size = self._next()
             try:
-                sent = self._transport.try_send(data)
+                sent = self._transport.try_send(frames)
             except OSError:
                 self._die()
                 return
-            if sent < len(data):
-                self._blocked = True
-                self._release(sent)
-            elif count == len(self._frames):
+            self._blocked = sent < size
+            if not self._blocked and len(frames) == len(self._frames):
                 self._frames.clear()
                 self.charge = self._begun = 0
                 self.sent_count = self.put_count
@@ -239,23 +238,12 @@ class Outbox:
         if self._finish is not None and not self._frames:
             self._transport.end(self._finish)
 
-    def _next(self) -> tuple[bytes | memoryview, int]:
-        """What to send next, and how many frames of the queue it holds the rest of."""
-        frames = self._frames
-        count = len(frames)
-        if count == 1:
-            data = frames[0]
-        elif self.charge <= _SLICE:
-            data = b"".join(frames)
-        else:
-            charge = count = 0
-            for frame in frames:
-                count += 1
-                charge += len(frame)
-                if charge > _SLICE:
-                    break
-            data = b"".join(islice(frames, count))
-        return (memoryview(data)[self._begun :] if self._begun else data), count
+    def _next(self) -> tuple[list[bytes | memoryview], int]:
+        """What to send in one system call, and how many bytes that is."""
+        frames: list[bytes | memoryview] = list(islice(self._frames, _FRAMES_AT_ONCE))
+        if self._begun:
+            frames[0] = memoryview(frames[0])[self._begun :]
+        return frames, sum(map(len, frames))
 
     def _release(self, sent: int) -> None:
         """Let go of the next ``sent`` bytes of the queue."""

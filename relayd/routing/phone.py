@@ -1,12 +1,9 @@
 """Serve one phone: the mirror of `relayd.routing.binary` (contract: "Life of a phone")."""
 
-import trio
-
 from relayd.routing.connection import Connection
-from relayd.routing.heartbeat import heartbeat
+from relayd.routing.heartbeat import Heartbeats
 from relayd.routing.registry import Registry
 from relayd.routing.slot import Phone, Slot
-from relayd.settings import Settings
 from relayd.wire.close import BAD_JSON, BINARY_GONE, WRITE_FAILED
 from relayd.wire.envelope import is_json
 from relayd.wire.upgrade import PhoneHello
@@ -15,18 +12,14 @@ __all__ = ["forward_from_phone", "serve_phone"]
 
 
 async def serve_phone(
-    connection: Connection, hello: PhoneHello, *, registry: Registry, settings: Settings
+    connection: Connection, hello: PhoneHello, *, registry: Registry, heartbeats: Heartbeats
 ) -> None:
     """Register an accepted phone and forward what it sends, until its connection ends.
 
     The caller closes the connection afterwards. Raises `relayd.routing.registry.Refused`.
     """
-    with registry.registered(connection, hello) as (slot, phone):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.outbox.write)
-            nursery.start_soon(heartbeat, connection, settings)
-            await forward_from_phone(connection, slot, phone)
-            nursery.cancel_scope.cancel()
+    with registry.registered(connection, hello) as (slot, phone), heartbeats.keeping(connection):
+        await forward_from_phone(connection, slot, phone)
 
 
 async def forward_from_phone(connection: Connection, slot: Slot, phone: Phone) -> None:

@@ -19,7 +19,7 @@ from relayd.wire.close import MESSAGE_TOO_BIG, Close, may_travel, protocol_error
 
 __all__ = ["FRAMES_PER_BATCH", "PING", "FrameDecoder", "encode_close", "encode_text"]
 
-FRAMES_PER_BATCH: Final = 512
+FRAMES_PER_BATCH: Final = 256
 """Frames decoded before the caller gets a turn: 64 KiB of empty frames are 10,000 of them, and to
 decode and route all of those in one go would hold everybody else up for some 20 ms."""
 
@@ -81,10 +81,12 @@ class FrameDecoder:
     """
 
     __slots__ = (
+        "_backlog",
         "_buffer",
         "_fragments",
         "_max_message_bytes",
         "_need",
+        "_position",
         "close_code",
         "close_frame",
         "failure",
@@ -93,10 +95,13 @@ class FrameDecoder:
 
     def __init__(self, max_message_bytes: int) -> None:
         self._max_message_bytes = max_message_bytes
-        # Bytes of frames that are not complete, and how many it takes before looking again is
-        # worth while: a frame that dribbles in is looked at a constant number of times.
+        # The beginning of a frame that is not complete, and how many bytes it takes before looking
+        # again is worth while: a frame that dribbles in is looked at a constant number of times.
         self._buffer = bytearray()
         self._need = 2
+        # What was fed and had no turn yet begins at `_position` of `_backlog`.
+        self._backlog = b""
+        self._position = 0
         # The payloads so far of a message whose final fragment has not come.
         self._fragments: bytearray | None = None
         #: Whole ping frames as received, still masked, oldest first.
@@ -116,12 +121,12 @@ class FrameDecoder:
     @property
     def backlog(self) -> bool:
         """Whether ``decode(b"")`` would find more in what it was already fed."""
-        return len(self._buffer) >= self._need and not self.ended
+        return bool(self._backlog) and not self.ended
 
     @property
     def mid_message(self) -> bool:
         """Whether a message (or a control frame) has begun and is not complete."""
-        return bool(self._buffer) or self._fragments is not None
+        return bool(self._buffer or self._backlog) or self._fragments is not None
 
     def decode(self, data: bytes) -> list[bytes]:
         """Take the next bytes of the stream; return the messages that they complete, in order.
@@ -132,15 +137,21 @@ class FrameDecoder:
         messages: list[bytes] = []
         if self.ended:
             return messages
+        position = 0
         buffer = self._buffer
-        if buffer:
-            buffer += data
-            if len(buffer) < self._need:
+        if self._backlog:
+            if data:
+                data = self._backlog[self._position :] + data
+            else:
+                data, position = self._backlog, self._position
+            self._backlog = b""
+        elif buffer:
+            if len(buffer) + len(data) < self._need:
+                buffer += data
                 return messages
-            data = bytes(buffer)
+            data = b"".join((buffer, data))
             buffer.clear()
         size = len(data)
-        position = 0
         self._need = 2
         for _ in range(FRAMES_PER_BATCH):
             if size - position < 2:
@@ -197,8 +208,11 @@ class FrameDecoder:
                     messages.append(bytes(self._fragments))
                     self._fragments = None
             position = end
-        if position < size:
-            buffer += data[position:]
+        else:
+            if position < size:
+                self._backlog, self._position = data, position
+            return messages
+        buffer += data[position:]
         return messages
 
     def _refusal(self, first: int, length: int) -> Close | None:

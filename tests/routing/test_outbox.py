@@ -1,6 +1,7 @@
 """Contract, "Outbox": the queue's arithmetic and its writer, on a transport that takes what a table says."""
 
 from collections import deque
+from collections.abc import Sequence
 
 import pytest
 import trio
@@ -22,18 +23,23 @@ class Wire:
         self.failing = False
         self.taken = b""
         self.calls = 0
+        self.writers = 0
         self.acknowledged = 0
         self.closes: list[Close] = []
         self._writable = trio.lowlevel.ParkingLot()
 
-    def try_send(self, data: bytes | memoryview) -> int:
+    def try_send(self, frames: Sequence[bytes | memoryview]) -> int:
+        assert len(frames) <= 1024
         self.calls += 1
         if self.failing:
             raise BrokenPipeError
-        part = bytes(data[: self.open_for])
+        part = b"".join(frames)[: self.open_for]
         self.open_for -= len(part)
         self.taken += part
         return len(part)
+
+    def start_writer(self) -> None:
+        self.writers += 1
 
     async def wait_writable(self) -> None:
         while not self.open_for and not self.failing:
@@ -110,6 +116,39 @@ async def test_any_partial_send_keeps_every_byte_in_order(split: int) -> None:
         nursery.cancel_scope.cancel()
     assert wire.taken == ALL
     assert (outbox.charge, outbox.sent_count, outbox.put_count) == (0, 3, 3)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+async def test_more_frames_than_one_system_call_takes_go_out_in_order(whole: bool) -> None:
+    payloads = [b"%d" % number for number in range(5000)]
+    everything = b"".join(map(encode_text, payloads))
+    wire = Wire(open_for=len(everything) if whole else 20_000)
+    outbox = outbox_on(wire, limit=10**6)
+    for payload in payloads:
+        outbox.put(payload)
+    outbox.flush()
+    assert wire.writers == (not whole)
+    wire.widen(len(everything))
+    await outbox.write()
+    assert wire.taken == everything
+    assert (outbox.charge, outbox.sent_count) == (0, 5000)
+
+
+async def test_writer_is_started_once_each_time_that_the_socket_is_full() -> None:
+    wire = Wire()
+    outbox = outbox_on(wire)
+    for started in (1, 2):
+        outbox.put(A)
+        outbox.flush()
+        outbox.put(B)
+        outbox.flush()
+        assert wire.writers == started
+        wire.widen(len(encode_text(A) + encode_text(B)))
+        await outbox.write()
+        wire.open_for = 0
+    outbox.flush()
+    assert wire.writers == 2
+    assert wire.taken == (encode_text(A) + encode_text(B)) * 2
 
 
 @pytest.mark.parametrize("step", [1, 2, 7, 100])

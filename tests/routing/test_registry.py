@@ -15,12 +15,10 @@ from relayd.ops.events import (
     Event,
     GraceExpired,
 )
-from relayd.routing.connection import Ending
-from relayd.routing.outbox import Outbox
+from relayd.routing.heartbeat import Heartbeats
 from relayd.routing.phone import forward_from_phone, serve_phone
 from relayd.routing.registry import Refused, Registry
 from relayd.routing.slot import Phone, Slot
-from relayd.settings import Settings
 from relayd.wire.close import (
     BACKLOG_FULL,
     BINARY_GONE,
@@ -33,69 +31,10 @@ from relayd.wire.close import (
 )
 from relayd.wire.frames import encode_text
 from relayd.wire.upgrade import BinaryHello, PhoneHello
+from tests.routing.fakes import FakeConnection
 
 BINARY = BinaryHello("server", "1.2.3")
 PHONE = PhoneHello("server", "")
-
-
-class FakeConnection:
-    """A connection without a socket: the test is its peer, and its kernel as well."""
-
-    remote = "peer"
-
-    def __init__(self, *, takes: int = 10**9) -> None:
-        self.takes = takes
-        self.taken = b""
-        self.outbox = Outbox(self, limit=10_000, write_timeout=10)
-        self.ends: list[Close] = []
-        self.scope = trio.CancelScope()
-        self.probed = trio.Event()
-        self.verdict = trio.Event()
-        self.alive = False
-        self.gone = False
-        self.arrive, self._arrivals = trio.open_memory_channel[list[bytes]](10)
-        self._writable = trio.lowlevel.ParkingLot()
-
-    @property
-    def ending(self) -> Ending:
-        if self.ends:
-            return Ending("relay", self.ends[0].code, self.ends[0].reason)
-        return Ending("network", 1006, "")
-
-    async def receive(self) -> list[bytes] | None:
-        try:
-            return await self._arrivals.receive()
-        except trio.EndOfChannel:
-            return None
-
-    async def answers(self, timeout: float) -> bool:
-        self.probed.set()
-        await self.verdict.wait()
-        return self.alive
-
-    def hung_up(self) -> bool:
-        return self.gone
-
-    def end(self, close: Close) -> None:
-        self.ends.append(close)
-        self.scope.cancel()
-
-    def try_send(self, data: bytes | memoryview) -> int:
-        part = bytes(data[: self.takes])
-        self.takes -= len(part)
-        self.taken += part
-        return len(part)
-
-    async def wait_writable(self) -> None:
-        while not self.takes:
-            await self._writable.park()
-
-    def unacknowledged(self) -> int:
-        return 0
-
-    def widen(self, size: int) -> None:
-        self.takes += size
-        self._writable.unpark_all()
 
 
 class Fixture:
@@ -247,17 +186,17 @@ async def test_phone_that_registers_while_its_slot_is_being_reclaimed_is_closed_
     relay: Fixture,
 ) -> None:
     phone, newcomer = FakeConnection(), FakeConnection()
-    settings = Settings()
+    heartbeats = Heartbeats(interval=30, timeout=30)
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         async with AsyncExitStack() as old:
             await relay.claim(old, FakeConnection())
 
         async def serve() -> None:
             with phone.scope:
-                await serve_phone(phone, PHONE, registry=relay.registry, settings=settings)
+                await serve_phone(phone, PHONE, registry=relay.registry, heartbeats=heartbeats)
 
         nursery.start_soon(serve)
-        # It has registered, and its nursery waits: now comes the reclaim, before it can say a word.
+        # It has registered, and its forwarder waits: now comes the reclaim, before it can say a word.
         await wait_all_tasks_blocked()
         assert relay.registry.connected_phones == 1
         await relay.claim(stack, newcomer)
@@ -304,7 +243,7 @@ async def test_phone_cancelled_while_it_waits_for_room_leaves_the_binarys_stream
     message = b'"%b"' % (b"x" * 100_000)
     async with AsyncExitStack() as stack, trio.open_nursery() as nursery:
         await relay.claim(stack, binary)
-        nursery.start_soon(binary.outbox.write)
+        binary.nursery = nursery
         leaving = AsyncExitStack()
         slot, phone = relay.register(leaving, connection)
         async with trio.open_nursery() as serving:

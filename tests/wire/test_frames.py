@@ -302,6 +302,17 @@ def test_a_batch_is_bounded_and_backlog_says_that_frames_are_left() -> None:
     assert not decoder.mid_message
 
 
+def test_what_is_fed_on_top_of_a_backlog_comes_after_it() -> None:
+    decoder = FrameDecoder(CAP)
+    numbers = [b"%d" % number for number in range(FRAMES_PER_BATCH + 3)]
+    stream = b"".join(frame(TEXT, number) for number in numbers)
+    messages = decoder.decode(stream[:-1])
+    assert decoder.mid_message
+    messages += decoder.decode(stream[-1:])
+    assert messages == numbers
+    assert not decoder.mid_message
+
+
 def test_of_many_pings_the_latest_are_kept() -> None:
     decoder = FrameDecoder(CAP)
     pings = [frame(PING, b"%d" % number) for number in range(PINGS_KEPT + 5)]
