@@ -83,7 +83,8 @@ class WebSocket:
         # The last read was full, so the next need not wait to be told that there is more.
         self._more = False
         self._over = False
-        self._probe = trio.lowlevel.ParkingLot()
+        # What a probe waits for.
+        self._heard: trio.Event | None = None
         self._verdict: Close | None = None
         self.reading = False
         self.signs_of_life = 0
@@ -108,6 +109,7 @@ class WebSocket:
                 self._nursery.cancel_scope.cancel()
         finally:
             self._stream.socket.close()
+            self.outbox.close()
 
     @property
     def ending(self) -> Ending:
@@ -166,7 +168,9 @@ class WebSocket:
         self.ping()
         if not self._over:
             with trio.move_on_after(timeout):
-                await self._probe.park()
+                if self._heard is None:
+                    self._heard = trio.Event()
+                await self._heard.wait()
                 return not self._over and self._verdict is None
         return not self._over and not self.reading
 
@@ -260,8 +264,9 @@ class WebSocket:
 
     def _show_life(self) -> None:
         self.signs_of_life += 1
-        if self._probe:
-            self._probe.unpark_all()
+        if self._heard is not None:
+            self._heard.set()
+            self._heard = None
 
     async def _close(self) -> None:
         """Say goodbye as the protocol wants it, within `CLOSE_TIMEOUT`."""
@@ -305,7 +310,7 @@ class WebSocket:
 
     async def _discard_messages(self) -> None:
         while await self.receive() is not None:
-            pass
+            self.outbox.close()
 
 
 class _Tap(trio.abc.Stream):
@@ -350,7 +355,7 @@ class _Tap(trio.abc.Stream):
             if self.closed.is_set():
                 raise trio.ClosedResourceError
             if self._decoder.pings and not self.no_more_pongs:
-                return self._decoder.pings.popleft()
+                return self._decoder.pings.pop(0)
             if self._decoder.close_frame is not None and not self._close_taken:
                 self._close_taken = True
                 return self._decoder.close_frame

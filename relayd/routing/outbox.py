@@ -7,9 +7,7 @@ once, everything queued in one system call; only what the socket does not take c
 to the writer.
 """
 
-from collections import deque
 from collections.abc import Sequence
-from itertools import islice
 from typing import Final, Protocol
 
 import trio
@@ -82,11 +80,12 @@ class Outbox:
         self._write_timeout = write_timeout
         # Encoded frames. Of the first, `_begun` bytes have been sent already: unless that is 0, its
         # rest has to go out before anything else may.
-        self._frames: deque[bytes] = deque()
+        self._frames: list[bytes] = []
         self._begun = 0
         # The socket is full, and a writer waits for it: until then there is no point in trying.
         self._blocked = False
-        self._progress = trio.lowlevel.ParkingLot()
+        # What `room` and `drained` wait for; most connections never do.
+        self._progress: trio.Event | None = None
         self._finish: Close | None = None
         self._overflowed = False
         # The connection is closing: no more messages, control frames only. Then `_delivered` is
@@ -176,18 +175,23 @@ class Outbox:
             self.charge -= _charge(self._frames.pop())
         self.sent_count = self.put_count - keep
         self._finish = None
-        self._progress.unpark_all()
+        self._note_progress()
+
+    def close(self) -> None:
+        """The socket is closed. Lets go of the connection, so that no cycle of references outlives it."""
+        self._die()
+        del self._transport
 
     async def room(self) -> None:
         """Wait until there is room for another batch, or no use in waiting."""
         while self.charge > _ROOM and not self.dead and not self._closing:
-            await self._progress.park()
+            await self._next_progress()
 
     async def drained(self) -> None:
         """Wait until everything put so far has been sent, or never will be."""
         target = self.put_count
         while self.sent_count < target and not self.dead:
-            await self._progress.park()
+            await self._next_progress()
 
     async def write(self) -> None:
         """The writer: send what `flush` could not, and return when there is no such thing any more.
@@ -233,34 +237,47 @@ class Outbox:
                 self.sent_count = self.put_count
             else:
                 self._release(sent)
-        if self._progress:
-            self._progress.unpark_all()
+        self._note_progress()
         if self._finish is not None and not self._frames:
             self._transport.end(self._finish)
 
     def _next(self) -> tuple[list[bytes | memoryview], int]:
         """What to send in one system call, and how many bytes that is."""
-        frames: list[bytes | memoryview] = list(islice(self._frames, _FRAMES_AT_ONCE))
+        frames: list[bytes | memoryview] = [*self._frames[:_FRAMES_AT_ONCE]]
         if self._begun:
             frames[0] = memoryview(frames[0])[self._begun :]
         return frames, sum(map(len, frames))
 
     def _release(self, sent: int) -> None:
         """Let go of the next ``sent`` bytes of the queue."""
-        frames = self._frames
         sent += self._begun
-        while frames and sent >= len(frames[0]):
-            frame = frames.popleft()
+        whole = 0
+        for frame in self._frames:
+            if sent < len(frame):
+                break
             sent -= len(frame)
             self.charge -= _charge(frame)
-            self.sent_count += 1
+            whole += 1
+        del self._frames[:whole]
+        self.sent_count += whole
         self._begun = sent
 
     def _die(self) -> None:
         self.dead = True
         self._frames.clear()
         self.charge = self._begun = 0
-        self._progress.unpark_all()
+        self._note_progress()
+
+    async def _next_progress(self) -> None:
+        """Wait until frames have left the queue."""
+        if self._progress is None:
+            self._progress = trio.Event()
+        await self._progress.wait()
+
+    def _note_progress(self) -> None:
+        if self._progress is not None:
+            self._progress.set()
+            self._progress = None
 
 
 def _charge(frame: bytes) -> int:

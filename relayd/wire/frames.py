@@ -11,7 +11,6 @@ UTF-8 is not checked here: what a bad text costs differs by leg (the contract's 
 and incoming text and binary messages are treated alike, so `relayd.wire.envelope` does it.
 """
 
-from collections import deque
 from collections.abc import Callable
 from typing import Final
 
@@ -75,9 +74,9 @@ class FrameDecoder:
     """The receiving half of a server's connection, without the connection.
 
     Feed it what was read with `decode`, which returns the data messages that those bytes complete.
-    After that, look at `pings` and `close_frame` (control frames to answer), at `pongs` (a count),
-    and at `failure`. Once there is a `close_frame` or a `failure` the stream has ended as far as
-    frames go, and further bytes are ignored; the messages before that point have been returned.
+    After that, look at `pings` and `close_frame` (control frames to answer) and at `failure`. Once
+    there is a `close_frame` or a `failure` the stream has ended as far as frames go, and further
+    bytes are ignored; the messages before that point have been returned.
     """
 
     __slots__ = (
@@ -105,7 +104,7 @@ class FrameDecoder:
         # The payloads so far of a message whose final fragment has not come.
         self._fragments: bytearray | None = None
         #: Whole ping frames as received, still masked, oldest first.
-        self.pings: deque[bytes] = deque(maxlen=PINGS_KEPT)
+        self.pings: list[bytes] = []
         #: The whole Close frame as received, still masked.
         self.close_frame: bytes | None = None
         #: The code in that Close frame; None when it carried none.
@@ -240,6 +239,7 @@ class FrameDecoder:
 
     def _control(self, opcode: int, payload: bytes, frame: bytes) -> None:
         if opcode == _OPCODE_PING:
+            del self.pings[: 1 - PINGS_KEPT]
             self.pings.append(frame)
         elif opcode == _OPCODE_CLOSE:
             if payload:

@@ -1,5 +1,6 @@
 """Contract, "Close codes": how connections end when both sides act at the same moment."""
 
+import gc
 import os
 from collections.abc import Awaitable, Callable
 
@@ -8,6 +9,7 @@ import trio
 from trio.testing import MockClock
 from wsproto.events import CloseConnection
 
+from relayd.edge.connection import WebSocket
 from relayd.ops.events import InternalError, PhoneUnregistered
 from tests.trio_client import Client, RelayUnderTest, relay_under_test
 
@@ -150,8 +152,13 @@ async def never_upgrade(relay: RelayUnderTest) -> None:
     ],
 )
 async def test_every_ending_gives_back_its_tasks_file_descriptors_and_slots(
-    autojump_clock: MockClock, ending: Callable[[RelayUnderTest], Awaitable[None]]
+    autojump_clock: MockClock,
+    request: pytest.FixtureRequest,
+    ending: Callable[[RelayUnderTest], Awaitable[None]],
 ) -> None:
+    gc.collect()
+    gc.disable()
+    request.addfinalizer(gc.enable)
     async with relay_under_test() as relay:
 
         def held() -> tuple[int, int, int]:
@@ -167,3 +174,5 @@ async def test_every_ending_gives_back_its_tasks_file_descriptors_and_slots(
             await trio.sleep(40)
         assert held() == before
         assert not relay.seen(InternalError)
+        # Counted references have freed them all: the collector, which stops the world, is not needed.
+        assert not any(isinstance(thing, WebSocket) for thing in gc.get_objects())
