@@ -310,7 +310,7 @@ class WebSocket:
 
     async def _discard_messages(self) -> None:
         while await self.receive() is not None:
-            self.outbox.close()
+            pass
 
 
 class _Tap(trio.abc.Stream):

@@ -64,13 +64,12 @@ class Outbox:
         "_finish",
         "_frames",
         "_limit",
-        "_overflowed",
         "_progress",
+        "_taking",
         "_transport",
         "_write_timeout",
         "charge",
         "dead",
-        "put_count",
         "sent_count",
     )
 
@@ -86,19 +85,24 @@ class Outbox:
         self._blocked = False
         # What `room` and `drained` wait for; most connections never do.
         self._progress: trio.Event | None = None
+        # Messages get in. Not any more once one has found no room, or the connection is to end.
+        self._taking = True
         self._finish: Close | None = None
-        self._overflowed = False
-        # The connection is closing: no more messages, control frames only. Then `_delivered` is
-        # what `sent_count` was before the queue was emptied.
+        # The connection is closing: control frames only. Then `_delivered` is what `sent_count` was
+        # before the queue was emptied.
         self._closing = False
         self._delivered: int | None = None
         #: Bytes held: of each frame its payload's length and `FRAME_OVERHEAD`, until all of it is sent.
         self.charge = 0
-        #: How many frames were ever put, and how many of those have left the queue.
-        self.put_count = 0
+        #: How many frames have left the queue.
         self.sent_count = 0
         #: The socket has failed, so nothing more will be sent. The reader learns why, and ends.
         self.dead = False
+
+    @property
+    def waiting(self) -> int:
+        """How many frames are in the queue."""
+        return len(self._frames)
 
     @property
     def delivered(self) -> int:
@@ -112,41 +116,38 @@ class Outbox:
         been promised that its connection ends there. After one False nothing more gets in, so that
         what the peer has received never has a gap.
         """
-        if self._finish is not None or self._closing:
-            return True
-        if self.dead or self._overflowed:
-            return False
-        charge = len(payload) + FRAME_OVERHEAD
-        if self.charge + charge > self._limit:
+        if not self._taking:
+            return self._finish is not None or self._closing
+        charge = self.charge + len(payload) + FRAME_OVERHEAD
+        if charge > self._limit:
             # What piled up here within one batch has not been offered to the socket yet.
             self.flush()
-            if self.charge + charge > self._limit:
-                self._overflowed = True
+            charge = self.charge + len(payload) + FRAME_OVERHEAD
+            if charge > self._limit or self.dead:
+                self._taking = False
                 return False
         self._frames.append(encode_text(payload))
-        self.charge += charge
-        self.put_count += 1
+        self.charge = charge
         return True
 
-    def put_unbounded(self, payload: bytes) -> int:
+    def put_unbounded(self, payload: bytes, before: bytes = b"", after: bytes = b"") -> int:
         """Queue one text message whatever the charge, for callers that then wait for `room`.
 
-        Returns the message's number: it is with the kernel once `delivered` has reached it, and
-        never if it comes too late to be sent.
+        The message is ``payload`` between two other parts. Returns its number: it is with the kernel
+        once `delivered` has reached that, and never if it comes too late to be sent.
         """
-        if self.dead or self._closing:
-            return self.put_count + 1
-        self._frames.append(encode_text(payload))
-        self.charge += len(payload) + FRAME_OVERHEAD
-        self.put_count += 1
-        return self.put_count
+        number = self.sent_count + len(self._frames) + 1
+        if not self.dead and not self._closing:
+            frame = encode_text(payload, before, after)
+            self._frames.append(frame)
+            self.charge += _charge(frame)
+        return number
 
     def put_control(self, frame: bytes) -> None:
         """Queue one encoded control frame (or, before there are frames, the answer to an upgrade)."""
         if not self.dead:
             self._frames.append(frame)
             self.charge += _charge(frame)
-            self.put_count += 1
 
     def flush(self) -> None:
         """Send what is queued, now, as far as the socket takes it; start a writer for the rest."""
@@ -159,6 +160,7 @@ class Outbox:
         """End the connection with ``close`` as soon as everything put so far has been sent."""
         if self._finish is None:
             self._finish = close
+            self._taking = False
             self.flush()
 
     def discard(self) -> None:
@@ -169,11 +171,12 @@ class Outbox:
         if self._closing:
             return
         self._closing = True
+        self._taking = False
         self._delivered = self.sent_count
         keep = 1 if self._begun else 0
-        while len(self._frames) > keep:
-            self.charge -= _charge(self._frames.pop())
-        self.sent_count = self.put_count - keep
+        self.sent_count += len(self._frames) - keep
+        del self._frames[keep:]
+        self.charge = sum(map(_charge, self._frames))
         self._finish = None
         self._note_progress()
 
@@ -189,7 +192,7 @@ class Outbox:
 
     async def drained(self) -> None:
         """Wait until everything put so far has been sent, or never will be."""
-        target = self.put_count
+        target = self.sent_count + len(self._frames)
         while self.sent_count < target and not self.dead:
             await self._next_progress()
 
@@ -232,9 +235,9 @@ class Outbox:
                 return
             self._blocked = sent < size
             if not self._blocked and len(frames) == len(self._frames):
+                self.sent_count += len(frames)
                 self._frames.clear()
                 self.charge = self._begun = 0
-                self.sent_count = self.put_count
             else:
                 self._release(sent)
         self._note_progress()
@@ -264,6 +267,7 @@ class Outbox:
 
     def _die(self) -> None:
         self.dead = True
+        self._taking = False
         self._frames.clear()
         self.charge = self._begun = 0
         self._note_progress()

@@ -44,7 +44,7 @@ async def forward_from_phone(connection: Connection, slot: Slot, phone: Phone) -
             if not is_json(message):
                 connection.end(BAD_JSON)
                 break
-            phone.last_put = outbox.put_unbounded(b"%b%b}" % (phone.prefix, message))
+            phone.last_put = outbox.put_unbounded(message, phone.prefix, b"}")
         outbox.flush()
         if outbox.dead:
             # Its reader mostly knows by itself. But a peer may refuse to be sent anything and go on sending.

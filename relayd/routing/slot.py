@@ -102,7 +102,7 @@ class Slot:
             # A Close frame without a code is a plain goodbye, but 1005 itself may not travel.
             code = ending.code if may_travel(ending.code) else 1000
         outbox = self.binary.outbox
-        if outbox.put_count - outbox.sent_count > _MOST_WAITING:
+        if outbox.waiting > _MOST_WAITING:
             # Phones that come and go need no room to leave a notice, so here is where it ends.
             self.binary.end(WRITE_STALLED)
             return

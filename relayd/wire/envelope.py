@@ -47,6 +47,7 @@ class _Document(msgspec.Struct, gc=False):
     push_wake: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
 
 
+_UNSET: Final = msgspec.UNSET
 _read_document: Final = msgspec.json.Decoder(_Document).decode
 _skip_document: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
@@ -70,7 +71,13 @@ def decode_envelope(message: bytes) -> Envelope:
         return _decode_with_lone_surrogates(message)
     except (UnicodeDecodeError, RecursionError):
         raise Malformed from None
-    return _checked(document, b"" if document.frame is msgspec.UNSET else bytes(document.frame))
+    if document.frame is _UNSET:
+        return _checked(document, b"")
+    frame = bytes(document.frame)
+    conn_id = document.conn_id
+    if conn_id and document.close_code is _UNSET and frame != b"null":
+        return conn_id, frame, 0  # as almost every envelope is
+    return _checked(document, frame)
 
 
 def is_json(message: bytes) -> bool:

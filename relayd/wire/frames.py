@@ -33,17 +33,20 @@ _OPCODE_CLOSE: Final = 0x8
 _OPCODE_PING: Final = 0x9
 _OPCODE_PONG: Final = 0xA
 
-_SHORT_HEADERS: Final = tuple(bytes((0x81, length)) for length in range(126))
 
+def encode_text(payload: bytes, before: bytes = b"", after: bytes = b"") -> bytes:
+    """One whole, final, unmasked text frame: what a server sends (RFC 6455, section 5.2).
 
-def encode_text(payload: bytes) -> bytes:
-    """One whole, final, unmasked text frame: what a server sends (RFC 6455, section 5.2)."""
-    length = len(payload)
+    Its text is ``payload``, or ``payload`` between two other parts.
+    """
+    length = len(before) + len(payload) + len(after)
     if length < 126:
-        return _SHORT_HEADERS[length] + payload
-    if length < 0x10000:
-        return b"\x81\x7e" + length.to_bytes(2, "big") + payload
-    return b"\x81\x7f" + length.to_bytes(8, "big") + payload
+        header = bytes((0x81, length))
+    elif length < 0x10000:
+        header = b"\x81\x7e" + length.to_bytes(2, "big")
+    else:
+        header = b"\x81\x7f" + length.to_bytes(8, "big")
+    return b"".join((header, before, payload, after)) if before else header + payload
 
 
 def encode_close(close: Close) -> bytes:
@@ -156,11 +159,10 @@ class FrameDecoder:
             if size - position < 2:
                 break
             first = data[position]
-            second = data[position + 1]
-            if second < 0x80:
-                return self._fail(messages, protocol_error("frame is not masked"))
-            length = second - 0x80
+            length = data[position + 1] - 0x80
             start = position + 6
+            if length < 0:
+                return self._fail(messages, protocol_error("frame is not masked"))
             if length >= 126:
                 start += 2 if length == 126 else 8
                 if start > size:
@@ -176,15 +178,10 @@ class FrameDecoder:
                     return self._fail(messages, protocol_error("frame length is not minimal"))
                 if length > 0x7FFF_FFFF_FFFF_FFFF:
                     return self._fail(messages, protocol_error("frame length has its top bit set"))
-            # What follows looks at the two opcodes of almost every frame first; anything else is
-            # checked by `_refusal`. All checks run before the payload is there, so that a frame
-            # which will be refused is refused at once and never buffered.
-            if first == 0x81 or first == 0x82:
-                if self._fragments is not None:
-                    return self._fail(messages, protocol_error("new message inside a fragmented one"))
-                if length > self._max_message_bytes:
-                    return self._fail(messages, MESSAGE_TOO_BIG)
-            else:
+            # All checks run before the payload is there, so that a frame which will be refused is
+            # refused at once and never buffered.
+            whole = first == 0x81 or first == 0x82
+            if not whole or length > self._max_message_bytes or self._fragments is not None:
                 refusal = self._refusal(first, length)
                 if refusal is not None:
                     return self._fail(messages, refusal)
@@ -193,7 +190,7 @@ class FrameDecoder:
                 self._need = end - position
                 break
             payload = _unmask(data[start:end], data[start - 4 : start])
-            if first == 0x81 or first == 0x82:
+            if whole:
                 messages.append(payload)
             elif first & 0x08:
                 self._control(first & 0x0F, payload, data[position:end])

@@ -115,7 +115,7 @@ async def test_any_partial_send_keeps_every_byte_in_order(split: int) -> None:
         await outbox.drained()
         nursery.cancel_scope.cancel()
     assert wire.taken == ALL
-    assert (outbox.charge, outbox.sent_count, outbox.put_count) == (0, 3, 3)
+    assert (outbox.charge, outbox.sent_count, outbox.waiting) == (0, 3, 0)
 
 
 @pytest.mark.parametrize("whole", [True, False])
