@@ -109,7 +109,8 @@ class WebSocket:
                 self._nursery.cancel_scope.cancel()
         finally:
             self._stream.socket.close()
-            self.outbox.close()
+            # They refer to us: without them nothing is left to do for the garbage collector.
+            del self.outbox, self._tap
 
     @property
     def ending(self) -> Ending:

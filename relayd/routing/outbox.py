@@ -180,11 +180,6 @@ class Outbox:
         self._finish = None
         self._note_progress()
 
-    def close(self) -> None:
-        """The socket is closed. Lets go of the connection, so that no cycle of references outlives it."""
-        self._die()
-        del self._transport
-
     async def room(self) -> None:
         """Wait until there is room for another batch, or no use in waiting."""
         while self.charge > _ROOM and not self.dead and not self._closing:
