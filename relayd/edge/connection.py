@@ -109,8 +109,7 @@ class WebSocket:
                 self._nursery.cancel_scope.cancel()
         finally:
             self._stream.socket.close()
-            # They refer to us: without them nothing is left to do for the garbage collector.
-            del self.outbox, self._tap
+            self.outbox.close()
 
     @property
     def ending(self) -> Ending:

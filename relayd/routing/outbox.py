@@ -56,6 +56,7 @@ class Transport(Protocol):
 class Outbox:
     """Frames for one peer, bounded by bytes."""
 
+    __deletable__ = ("_transport",)  # mypyc wants to know
     __slots__ = (
         "_begun",
         "_blocked",
@@ -179,6 +180,11 @@ class Outbox:
         self.charge = sum(map(_charge, self._frames))
         self._finish = None
         self._note_progress()
+
+    def close(self) -> None:
+        """The socket is closed. Lets go of the connection, so that no cycle of references outlives it."""
+        self._die()
+        del self._transport
 
     async def room(self) -> None:
         """Wait until there is room for another batch, or no use in waiting."""
