@@ -2,12 +2,13 @@
 
 PYTHON ?= python3
 VENV := .venv
+COMPILED := build/compiled
 ARGS ?=
 
-.PHONY: help run test lint types check soak bench wheel
+.PHONY: help run test lint types check soak bench wheel compiled test-compiled
 
 help: ## Show this list
-	@sed -n 's/^\([a-z]*\):.*## /make \1  /p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /make \1  /p' Makefile
 
 run: $(VENV)/installed ## Start the relay; ARGS="--listen :8080" passes flags
 	exec $(VENV)/bin/relayd $(ARGS)
@@ -27,11 +28,21 @@ check: lint types test ## All of CI
 soak: $(VENV)/installed ## Five minutes of random traffic and kills; ARGS="--minutes 1" shortens it
 	$(VENV)/bin/python -m tests.soak $(ARGS)
 
-bench: $(VENV)/installed ## Compare with other relays and write docs/performance.md; takes minutes
+bench: compiled ## Compare with other relays and write docs/performance.md; takes minutes
 	$(VENV)/bin/python -m tests.benchmarks $(ARGS)
 
 wheel: $(VENV)/installed ## Build the wheel into dist/
 	$(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist .
+
+# In a copy: compiled modules beside the sources would be imported instead of them, however old they are.
+compiled: $(VENV)/installed ## Build a wheel whose innermost rooms are compiled into dist/; wants a C compiler
+	rm -rf $(COMPILED) && mkdir -p $(COMPILED)
+	cp -r relayd tests docs pyproject.toml README.md CHANGELOG.md LICENSE $(COMPILED)
+	HATCH_BUILD_HOOKS_ENABLE=1 $(VENV)/bin/pip wheel --quiet --no-deps --wheel-dir dist ./$(COMPILED)
+
+test-compiled: compiled ## Run the tests on compiled rooms
+	cd $(COMPILED) && $(CURDIR)/$(VENV)/bin/python -c 'import relayd.wire.frames as f; assert f.__file__.endswith(".so")'
+	cd $(COMPILED) && $(CURDIR)/$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -31,6 +31,7 @@ async def forward_from_binary(connection: Connection, slot: Slot, emit: Emit) ->
     Nothing but reading ends it: a bad envelope costs itself, a bad phone costs that phone. It never
     waits for a phone, only for the next read, and each read lets other tasks have their turn.
     """
+    phones = slot.phones
     while (messages := await connection.receive()) is not None:
         malformed = unknown = push_wake = 0
         touched: set[Outbox] = set()
@@ -40,10 +41,10 @@ async def forward_from_binary(connection: Connection, slot: Slot, emit: Emit) ->
             except Malformed:
                 malformed += 1
                 continue
-            phone = slot.phones.get(conn_id)
+            phone = phones.get(conn_id)
             if phone is not None:
                 phone.deliver(frame, close_code)
-                touched.add(phone.connection.outbox)
+                touched.add(phone.outbox)
             elif conn_id:
                 unknown += 1
             else:

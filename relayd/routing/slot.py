@@ -10,6 +10,7 @@ from typing import Final
 from attrs import define, field
 
 from relayd.routing.connection import Connection
+from relayd.routing.outbox import Outbox
 from relayd.wire.close import (
     BACKLOG_FULL,
     BINARY_GONE,
@@ -34,6 +35,8 @@ class Phone:
 
     conn_id: str
     connection: Connection
+    #: The connection's.
+    outbox: Outbox = field(init=False)
     #: The binary has ordered its close: nothing goes either way any more.
     dismissed: bool = field(default=False, init=False)
     #: The number that its latest message has in the binary's outbox.
@@ -42,6 +45,7 @@ class Phone:
     prefix: bytes = field(init=False)
 
     def __attrs_post_init__(self) -> None:
+        self.outbox = self.connection.outbox
         self.prefix = envelope_prefix(self.conn_id)
 
     def deliver(self, frame: bytes, close_code: int) -> None:
@@ -51,17 +55,16 @@ class Phone:
         """
         if self.dismissed:
             return
-        outbox = self.connection.outbox
         if not close_code:
-            if not outbox.put(frame):
-                self.connection.end(WRITE_FAILED if outbox.dead else BACKLOG_FULL)
+            if not self.outbox.put(frame):
+                self.connection.end(WRITE_FAILED if self.outbox.dead else BACKLOG_FULL)
             return
         self.dismissed = True
         directive = Close(close_code)
-        if frame and not outbox.put(frame):
+        if frame and not self.outbox.put(frame):
             self.connection.end(directive)
         else:
-            outbox.finish(directive)
+            self.outbox.finish(directive)
 
 
 @define(eq=False)

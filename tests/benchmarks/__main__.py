@@ -30,6 +30,8 @@ TOOLS: Final = HERE.parent / ".tools"
 PEERS: Final = HERE / "peers"
 HAPROXY: Final = which("haproxy") or which("haproxy", path="/usr/sbin") or ""
 
+BEGAN: Final = time.monotonic()
+
 IDLE_WINDOW: Final = 30.0
 """Seconds: as long as from one heartbeat to the next, so that each phone has exactly one."""
 
@@ -42,10 +44,16 @@ class Peer:
 
     command: tuple[str, ...]
     floor: bool = False
+    directory: Path = HERE.parent.parent
+    """Where to start it: Python finds relayd there."""
 
+
+RELAYD: Final = (sys.executable, "-m", "relayd", "--listen", "127.0.0.1:{port}")
+COMPILED: Final = HERE.parent.parent / "build/compiled"
 
 RELAYS: Final = {
-    "relayd": Peer((sys.executable, "-m", "relayd", "--listen", "127.0.0.1:{port}")),
+    "relayd": Peer(RELAYD),
+    "relayd, compiled": Peer(RELAYD, directory=COMPILED),
     "Go, coder/websocket": Peer((str(TOOLS / "bench-go"), "127.0.0.1:{port}")),
     "Node, ws": Peer(("node", str(PEERS / "ws/relay.js"), "{port}")),
     "websockets, uvloop": Peer((sys.executable, str(PEERS / "websockets_relay.py"), "{port}")),
@@ -81,7 +89,7 @@ WORKS: Final = {
     },
     "rtt": Work(("-work", "rtt"), floors=True, times=2.0),
     "rtt-busy": Work(("-work", "rtt-busy"), times=4.0),
-    "mixed": Work(("-work", "mixed"), only=("relayd", "Go, coder/websocket", "Node, ws")),
+    "mixed": Work(("-work", "mixed"), only=("relayd", "relayd, compiled", "Go, coder/websocket", "Node, ws")),
     "upgrades": Work(("-work", "upgrades", "-phones", "2000")),
     "storm": Work(("-work", "storm"), only=("relayd", "Go, coder/websocket")),
     "down 336 beside 10000": Work(("-work", "down", "-beside", "10000"), only=("relayd",)),
@@ -137,6 +145,7 @@ def running(name: str) -> Iterator[Running]:
     with log.open("wb") as output:
         process = subprocess.Popen(
             command,
+            cwd=peer.directory,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -171,6 +180,8 @@ def missing_tools() -> str:
     """One line that says what to install, or nothing."""
     tools = {"go": which("go"), "nodejs": which("node"), "npm": which("npm"), "haproxy": HAPROXY}
     absent = [name for name, path in tools.items() if not path]
+    if not list(COMPILED.glob("*.so")):
+        absent.append("the compiled relayd (make compiled)")
     if importlib.util.find_spec("uvloop") is None:
         absent.append("uvloop (pip)")
     return f"please install: {', '.join(absent)}" if absent else ""
@@ -192,7 +203,7 @@ def record(results: Results, work: str, name: str, load: subprocess.Popen[str]) 
         figures = {"failed": 1.0}
         print(f"{work:24} {name:24} FAILED: {failure}", file=sys.stderr, flush=True)
     else:
-        print(f"{work:24} {name:24} {json.dumps(figures)}", flush=True)
+        print(f"{time.monotonic() - BEGAN:4.0f} s {work:24} {name:24} {json.dumps(figures)}", flush=True)
     results.setdefault(work, {}).setdefault(name, []).append(figures)
 
 
