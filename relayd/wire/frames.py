@@ -18,7 +18,7 @@ from relayd.wire.close import MESSAGE_TOO_BIG, Close, may_travel, protocol_error
 
 __all__ = ["FRAMES_PER_BATCH", "PING", "FrameDecoder", "encode_close", "encode_text"]
 
-FRAMES_PER_BATCH: Final = 256
+FRAMES_PER_BATCH: Final = 128
 """Frames decoded before the caller gets a turn: 64 KiB of empty frames are 10,000 of them, and to
 decode and route all of those in one go would hold everybody else up for some 20 ms."""
 

@@ -73,6 +73,10 @@ class Work:
     floors: bool = False
     times: float = 1.0
     """How much longer than others it is measured."""
+    seconds: float = 0.0
+    """How long it is measured whatever is asked for."""
+    once: bool = False
+    """Measured in the first repeat alone."""
     only: tuple[str, ...] = ()
     """These relays alone: the others would take minutes, or the question is not about them."""
 
@@ -88,10 +92,15 @@ WORKS: Final = {
         for direction in ("down", "up")
     },
     "rtt": Work(("-work", "rtt"), floors=True, times=2.0),
-    "rtt-busy": Work(("-work", "rtt-busy"), times=4.0),
-    "mixed": Work(("-work", "mixed"), only=("relayd", "relayd, compiled", "Go, coder/websocket", "Node, ws")),
+    "rtt-busy": Work(
+        ("-work", "rtt-busy"),
+        times=4.0,
+        only=("relayd", "relayd, compiled", "Go, coder/websocket", "trio-websocket"),
+    ),
+    "mixed": Work(("-work", "mixed"), only=("relayd", "relayd, compiled", "Go, coder/websocket")),
     "upgrades": Work(("-work", "upgrades", "-phones", "2000")),
     "storm": Work(("-work", "storm"), only=("relayd", "Go, coder/websocket")),
+    "idle 20000": Work(("-work", "idle", "-phones", "20000"), seconds=IDLE_WINDOW, once=True, only=("relayd",)),
     "down 336 beside 10000": Work(("-work", "down", "-beside", "10000"), only=("relayd",)),
     "up 336 beside 10000": Work(("-work", "up", "-beside", "10000"), only=("relayd",)),
 }
@@ -232,7 +241,7 @@ def medians(results: Results) -> dict[str, dict[str, dict[str, float]]]:
 def main() -> int:
     """Measure and write; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=0.5, help="length of a measurement (default 0.5)")
+    parser.add_argument("--seconds", type=float, default=0.4, help="length of a measurement (default 0.4)")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each; the median counts")
     parser.add_argument("--only", default="", help="works that begin so, such as down, 'up 336' or idle")
     parser.add_argument("--json", type=Path, default=TOOLS / "bench.json", help="where all results go")
@@ -260,9 +269,10 @@ def main() -> int:
             relays = {name: stack.enter_context(running(name)) for name in names}
             for key, work in works.items():
                 for name, relay in relays.items():
-                    if work.suits(name):
+                    if work.suits(name) and not (work.once and repeat):
                         settle(relay)
-                        record(results, key, name, relay.load(work, work.times * options.seconds, repeat))
+                        seconds = work.seconds or work.times * options.seconds
+                        record(results, key, name, relay.load(work, seconds, repeat))
 
     options.json.write_text(json.dumps(results, indent=1))
     machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"

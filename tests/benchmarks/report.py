@@ -1,9 +1,11 @@
 """The figures as Markdown tables in ``docs/performance.md`` and as a picture beside it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from html import escape
 from pathlib import Path
 from typing import Final
+
+from attrs import frozen
 
 DOCS: Final = Path(__file__).parent.parent.parent / "docs"
 BEGIN: Final = "<!-- begin: make bench -->"
@@ -45,11 +47,92 @@ ROWS: Final[tuple[tuple[str, str, Callable[[Mapping[str, float]], str]], ...]] =
         lambda run: f"{run['kib_per_phone']:.1f} KiB · {run['cpu_percent']:.1f} %",
     ),
     (
+        "idle 18000",
+        "18,000 idle phones: memory of each, CPU with heartbeats",
+        lambda run: f"{run['kib_per_phone']:.1f} KiB · {run['cpu_percent']:.1f} %",
+    ),
+    (
         "storm",
         "5,000 phones reconnect at once: until all are back, CPU, peak",
         lambda run: f"{run['seconds']:.1f} s · {run['cpu_seconds']:.1f} s · {run['peak_kib'] / 1024:.0f} MiB",
     ),
 )
+
+
+GO: Final = "Go, coder/websocket"
+TRIO_WEBSOCKET: Final = "trio-websocket"
+FORWARDER: Final = "floor: trio forwarder"
+
+
+@frozen
+class Aim:
+    """One figure that relayd is to reach: its own, or its ratio to somebody's of the same run."""
+
+    text: str
+    work: str
+    figure: str
+    bound: float
+    against: str = ""
+    """A relay whose figure for the same work is the divisor."""
+    against_work: str = ""
+    """The work whose figure, of the same relay, is the divisor."""
+    at_least: bool = False
+    unit: str = "times"
+
+    def measured(self, medians: Medians, name: str) -> str:
+        """The figure of the relay called ``name``, and whether it will do."""
+        own = medians.get(self.work, {}).get(name)
+        other = medians.get(self.against_work or self.work, {}).get(self.against or name)
+        if own is None or other is None:
+            return ""
+        value = own[self.figure] / (other[self.figure] if self.unit == "times" else 1)
+        kept = value >= self.bound if self.at_least else value <= self.bound
+        return f"{'' if kept else '**'}{value:,.2f} {self.unit}{'' if kept else '** missed'}"
+
+
+def _aims() -> Iterator[Aim]:
+    for way in ("down", "up"):
+        work = f"{way} 336"
+        yield Aim(f"336 B {way}: frames per second, to Go's", work, "frames_per_s", 4, GO, at_least=True)
+        yield Aim(
+            f"336 B {way}: frames per second, to trio-websocket's",
+            work,
+            "frames_per_s",
+            30,
+            TRIO_WEBSOCKET,
+            at_least=True,
+        )
+        yield Aim(f"336 B {way}: CPU per frame, to Go's", work, "cpu_us", 0.25, GO)
+    for size, label in ((4096, "4 KiB"), (65536, "64 KiB")):
+        for way in ("down", "up"):
+            work = f"{way} {size}"
+            yield Aim(f"{label} {way}: bytes per second, to Go's", work, "bytes_per_s", 3, GO, at_least=True)
+            yield Aim(f"{label} {way}: CPU per frame, to the trio forwarder's", work, "cpu_us", 2, FORWARDER)
+    yield Aim("lone round trip: p50, to Go's", "rtt", "p50_us", 1, GO)
+    yield Aim("lone round trip: p99, to Go's", "rtt", "p99_us", 1, GO)
+    yield Aim("the same beside a saturated server-id: p99", "rtt-busy", "p99_us", 5000, unit="µs")
+    yield Aim("idle phone: memory, to Go's", "idle", "kib_per_phone", 0.5, GO)
+    yield Aim("18,000 idle phones with heartbeats: CPU of a core", "idle 18000", "cpu_percent", 4.5, unit="%")
+    yield Aim("an upgrade: CPU, to Go's", "upgrades", "cpu_us", 1, GO)
+    for way in ("down", "up"):
+        yield Aim(
+            f"336 B {way} beside 10,000 idle: CPU per frame, to that without",
+            f"{way} 336 beside 10000",
+            "cpu_us",
+            1.15,
+            against_work=f"{way} 336",
+        )
+
+
+def as_aims(medians: Medians, names: list[str]) -> str:
+    """What relayd is to reach, and what it reached."""
+    ours = [name for name in names if name.startswith("relayd")]
+    lines = [f"| | aim | {' | '.join(ours)} |", "|---" * (len(ours) + 2) + "|"]
+    for aim in _aims():
+        cells = [aim.measured(medians, name) for name in ours]
+        sign = "≥" if aim.at_least else "≤"
+        lines.append(f"| {aim.text} | {sign} {aim.bound:,g} {aim.unit} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
 def as_markdown(medians: Medians, names: list[str], note: str) -> str:
@@ -83,7 +166,7 @@ def as_svg(medians: Medians, names: list[str]) -> str:
         for name in relays:
             y += 24
             value = values[work, name]
-            color = "#2a6fbb" if name == "relayd" else "#9aa5b1"
+            color = "#2a6fbb" if name.startswith("relayd") else "#9aa5b1"
             parts.append(f'<text x="160" y="{y}" text-anchor="end">{escape(name)}</text>')
             parts.append(f'<rect x="168" y="{y - 13}" width="{value * scale:.1f}" height="17" fill="{color}"/>')
             parts.append(f'<text x="{174 + value * scale:.1f}" y="{y}">{value:,.0f}</text>')
@@ -103,5 +186,6 @@ def write_report(medians: Medians, names: list[str], note: str) -> None:
     head, rest = text.split(BEGIN)
     _, tail = rest.split(END)
     table = as_markdown(medians, names, note)
+    aims = as_aims(medians, names)
     picture = "![Frames per second of relayd and its peers](performance.svg)"
-    document.write_text(f"{head}{BEGIN}\n{table}\n\n{picture}\n{END}{tail}")
+    document.write_text(f"{head}{BEGIN}\n{table}\n\n{aims}\n\n{picture}\n{END}{tail}")
