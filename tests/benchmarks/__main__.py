@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import platform
+import signal
 import socket
 import subprocess
 import sys
@@ -100,7 +101,7 @@ WORKS: Final = {
     "mixed": Work(("-work", "mixed"), only=("relayd", "relayd, compiled", "Go, coder/websocket")),
     "upgrades": Work(("-work", "upgrades", "-phones", "2000")),
     "storm": Work(("-work", "storm"), only=("relayd", "Go, coder/websocket")),
-    "idle 20000": Work(("-work", "idle", "-phones", "20000"), seconds=IDLE_WINDOW, once=True, only=("relayd",)),
+    "idle 18000": Work(("-work", "idle", "-phones", "18000"), seconds=IDLE_WINDOW, once=True, only=("relayd",)),
     "down 336 beside 10000": Work(("-work", "down", "-beside", "10000"), only=("relayd",)),
     "up 336 beside 10000": Work(("-work", "up", "-beside", "10000"), only=("relayd",)),
 }
@@ -246,6 +247,8 @@ def main() -> int:
     parser.add_argument("--only", default="", help="works that begin so, such as down, 'up 336' or idle")
     parser.add_argument("--json", type=Path, default=TOOLS / "bench.json", help="where all results go")
     options = parser.parse_args()
+    # So that the relays are stopped then, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     if missing := missing_tools():
         print(missing, file=sys.stderr)
         return 1
