@@ -9,6 +9,7 @@ for bytes of a frame or an envelope, or for the text of somebody else's error.
 
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import ClassVar, Literal, get_args
 
 from attrs import fields, frozen
@@ -206,6 +207,7 @@ class InternalError(Event):
     """The classes of the errors and where they were raised, never their texts."""
 
 
+@cache
 def _snake_case(name: str) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
 
