@@ -260,14 +260,15 @@ func saturated() (report, error) {
 
 // mixed is 200 binaries with 16 phones each, both directions at once, messages of three sizes.
 func mixed() (report, error) {
-	t := &traffic{}
 	sizes := []int{100, 336, 336, 4096}
-	for i := range 200 {
-		r, err := open(*target, serverID("mixed", i), perServer, func(p int) int { return sizes[(p+i)%4] }, 8<<10, *seed)
-		if err != nil {
-			return nil, err
-		}
-		t.rooms = append(t.rooms, r)
+	t := &traffic{rooms: make([]*room, 200)}
+	err := each(len(t.rooms), 16, func(i int) (err error) {
+		size := func(p int) int { return sizes[(p+i)%4] }
+		t.rooms[i], err = open(*target, serverID("mixed", i), perServer, size, 8<<10, *seed)
+		return err
+	})
+	if err != nil {
+		return nil, err
 	}
 	t.start(down, 8<<10)
 	t.start(up, 8<<10)
