@@ -7,10 +7,7 @@ nor from a binary's time to its successor's, because nothing here leads there.
 
 from typing import Final
 
-from attrs import define, field
-
 from relayd.routing.connection import Connection
-from relayd.routing.outbox import Outbox
 from relayd.wire.close import (
     BACKLOG_FULL,
     BINARY_GONE,
@@ -29,24 +26,22 @@ _MOST_WAITING: Final = 10_000
 at `relayd.routing.outbox.Outbox.room`, so only a binary that hardly reads gets here: about 1 MB."""
 
 
-@define(eq=False)
 class Phone:
     """One phone's connection, under the name that the binary knows it by."""
 
-    conn_id: str
-    connection: Connection
-    #: The connection's.
-    outbox: Outbox = field(init=False)
-    #: The binary has ordered its close: nothing goes either way any more.
-    dismissed: bool = field(default=False, init=False)
-    #: The number that its latest message has in the binary's outbox.
-    last_put: int = field(default=0, init=False)
-    #: What stands before its messages in their envelopes.
-    prefix: bytes = field(init=False)
+    __slots__ = ("conn_id", "connection", "dismissed", "last_put", "outbox", "prefix")
 
-    def __attrs_post_init__(self) -> None:
-        self.outbox = self.connection.outbox
-        self.prefix = envelope_prefix(self.conn_id)
+    def __init__(self, conn_id: str, connection: Connection) -> None:
+        self.conn_id = conn_id
+        self.connection = connection
+        #: The connection's.
+        self.outbox = connection.outbox
+        #: The binary has ordered its close: nothing goes either way any more.
+        self.dismissed = False
+        #: The number that its latest message has in the binary's outbox.
+        self.last_put = 0
+        #: What stands before its messages in their envelopes.
+        self.prefix = envelope_prefix(conn_id)
 
     def deliver(self, frame: bytes, close_code: int) -> None:
         """Queue the frame of an envelope and carry out its close directive. Never waits or raises.
@@ -67,14 +62,16 @@ class Phone:
             self.outbox.finish(directive)
 
 
-@define(eq=False)
 class Slot:
     """One binary's claim of a server-id, and the phones that came for it."""
 
-    server_id: str
-    #: None once the binary is gone: in its grace window, and for ever after.
-    binary: Connection | None
-    phones: dict[str, Phone] = field(factory=dict, init=False)
+    __slots__ = ("binary", "phones", "server_id")
+
+    def __init__(self, server_id: str, binary: Connection | None) -> None:
+        self.server_id = server_id
+        #: None once the binary is gone: in its grace window, and for ever after.
+        self.binary: Connection | None = binary
+        self.phones: dict[str, Phone] = {}
 
     def abandon(self) -> None:
         """The binary is gone. A phone that still had a message on the way to it is told so at once."""

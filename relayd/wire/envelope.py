@@ -12,6 +12,7 @@ import msgspec
 from attrs import frozen
 
 from relayd.wire.close import may_travel
+from relayd.wire.document import Document
 
 __all__ = [
     "Envelope",
@@ -38,17 +39,8 @@ frame is empty when there is none, the code is 0 when there is none.
 """
 
 
-class _Document(msgspec.Struct, gc=False):
-    """The envelope as JSON has it; unknown fields are skipped, and the last of equal keys counts."""
-
-    conn_id: str | msgspec.UnsetType = msgspec.UNSET
-    frame: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-    close_code: int | msgspec.UnsetType = msgspec.UNSET
-    push_wake: msgspec.Raw | msgspec.UnsetType = msgspec.UNSET
-
-
 _UNSET: Final = msgspec.UNSET
-_read_document: Final = msgspec.json.Decoder(_Document).decode
+_read_document: Final = msgspec.json.Decoder(Document).decode
 _skip_document: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
 # First digits that can stand in for the "d" of a surrogate escape. Not 0: a substitute must never
@@ -104,7 +96,7 @@ def close_notice(conn_id: str, code: int) -> bytes:
     return b'{"conn_id":"%s","close_code":%d}' % (conn_id.encode("ascii"), code)
 
 
-def _checked(document: _Document, frame: bytes) -> Envelope:
+def _checked(document: Document, frame: bytes) -> Envelope:
     conn_id, close_code = document.conn_id, document.close_code
     if frame == b"null":
         frame = b""
