@@ -1,7 +1,5 @@
 """The composition root: listeners, the root nursery, signals, drain."""
 
-import gc
-import resource
 import signal
 import traceback
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
@@ -15,7 +13,9 @@ from relayd import __version__
 from relayd.edge.connection import NeverOpened, WebSocket
 from relayd.edge.http import answer_request
 from relayd.edge.listener import Listener, accept_connections, open_listener, remote_address
+from relayd.edge.turns import Turns
 from relayd.ops.events import Draining, Emit, InternalError, Listening, RequestRefused, Stopped
+from relayd.ops.process import prepare_process
 from relayd.routing.binary import serve_binary
 from relayd.routing.heartbeat import Heartbeats
 from relayd.routing.phone import serve_phone
@@ -47,6 +47,7 @@ class Relay:
             max_phones=settings.max_phones,
             emit=emit,
         )
+        self._turns = Turns()
         self._heartbeats = Heartbeats(interval=settings.heartbeat_interval, timeout=settings.heartbeat_timeout)
 
     async def serve(self, *, task_status: trio.TaskStatus[Sequence[str]] = trio.TASK_STATUS_IGNORED) -> None:
@@ -113,7 +114,7 @@ class Relay:
 
         upgrade = await answer_request(stream, self._settings, self, on_refused)
         if upgrade is not None:
-            connection = WebSocket(stream, remote, upgrade, self._settings)
+            connection = WebSocket(stream, remote, upgrade, self._settings, self._turns)
             with self._tracked(connection):
                 async with connection.opened():
                     await self._route(connection, upgrade.hello)
@@ -144,19 +145,11 @@ class Relay:
 async def run(settings: Settings, emit: Emit) -> int:
     """Be the daemon until SIGTERM or SIGINT, and drain; return the exit status.
 
-    Raises the process's limit of file descriptors as far as it may.
     0 after a drain, 128 and the signal's number if a second signal cut it short. Raises a group of
     `relayd.edge.listener.CannotListen` if a listener cannot be opened, or fails.
     """
     status = 0
-    # The soft limit of 1024 is there for select(2). Here every connection takes a descriptor, and out of
-    # descriptors means out of reach.
-    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-    # Connections are freed without the collector's help, and it would walk through all of them, half a
-    # second for 5,000, each time that a quarter more have come. So it looks rarely, for what else there is.
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 10)
+    prepare_process()
     relay = Relay(settings, emit)
 
     async def obey(signals: AsyncIterator[int]) -> None:

@@ -25,6 +25,7 @@ import trio
 import trio_websocket
 
 from relayd.edge.http import Upgrade
+from relayd.edge.turns import LEAST_FRAMES, Turns
 from relayd.routing.connection import Ending
 from relayd.routing.outbox import Outbox
 from relayd.settings import Settings
@@ -38,7 +39,7 @@ _READ_BYTES: Final = 64 * 1024
 
 _MORE_BYTES: Final = 256 * 1024
 """What a read asks for when the one before it was full: the more frames come together, the more go
-out in one system call. Frames are few in so many bytes, or `FRAMES_PER_BATCH` bounds the turn."""
+out in one system call. Frames are few in so many bytes, or `Turns` bounds their number."""
 
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that a peer has to take our Close frame and answer it, whatever it is doing."""
@@ -65,7 +66,9 @@ class WebSocket:
     It lives while it is `opened`.
     """
 
-    def __init__(self, stream: trio.SocketStream, remote: str, upgrade: Upgrade, settings: Settings) -> None:
+    def __init__(
+        self, stream: trio.SocketStream, remote: str, upgrade: Upgrade, settings: Settings, turns: Turns
+    ) -> None:
         self.remote = remote
         self.scope = trio.CancelScope()
         self.outbox = Outbox(self, limit=settings.outbox_bytes, write_timeout=settings.write_timeout)
@@ -79,6 +82,9 @@ class WebSocket:
         # elsewhere: what backpressure takes is not the peer's fault, and moves the deadline.
         self._deadline = math.inf
         self._away_since = 0.0
+        self._turns = turns
+        self._turn = turns.latest
+        self._frames_per_turn = LEAST_FRAMES
         self._ask = _READ_BYTES
         # The last read was full, so the next need not wait to be told that there is more.
         self._more = False
@@ -146,7 +152,9 @@ class WebSocket:
                 data = await self._read()
                 if not data:
                     break
-            messages = decoder.decode(data)
+            self._frames_per_turn = self._turns.begin(self._turn, self._frames_per_turn)
+            self._turn = self._turns.latest
+            messages = decoder.decode(data, self._frames_per_turn)
             if decoder.pings:
                 self._tap.wake()
             if messages or not decoder.mid_message:
