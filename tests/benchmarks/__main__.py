@@ -74,10 +74,6 @@ class Work:
     floors: bool = False
     times: float = 1.0
     """How much longer than others it is measured."""
-    seconds: float = 0.0
-    """How long it is measured whatever is asked for."""
-    once: bool = False
-    """Measured in the first repeat alone."""
     only: tuple[str, ...] = ()
     """These relays alone: the others would take minutes, or the question is not about them."""
 
@@ -101,9 +97,6 @@ WORKS: Final = {
     "mixed": Work(("-work", "mixed"), only=("relayd", "relayd, compiled", "Go, coder/websocket")),
     "upgrades": Work(("-work", "upgrades", "-phones", "2000")),
     "storm": Work(("-work", "storm"), only=("relayd", "Go, coder/websocket")),
-    "idle 18000": Work(("-work", "idle", "-phones", "18000"), seconds=IDLE_WINDOW, once=True, only=("relayd",)),
-    "down 336 beside 10000": Work(("-work", "down", "-beside", "10000"), only=("relayd",)),
-    "up 336 beside 10000": Work(("-work", "up", "-beside", "10000"), only=("relayd",)),
 }
 
 
@@ -115,13 +108,27 @@ class Running:
     port: int
     backend: int
 
-    def load(self, work: Work, seconds: float, seed: int) -> subprocess.Popen[str]:
+    def load(self, flags: tuple[str, ...], seconds: float, seed: int) -> subprocess.Popen[str]:
         """Start the load against this relay."""
-        command = [str(TOOLS / "bench-load"), *work.flags, "-target", f"127.0.0.1:{self.port}"]
+        command = [str(TOOLS / "bench-load"), *flags, "-target", f"127.0.0.1:{self.port}"]
         command += ["-pid", str(self.process.pid), "-seconds", str(seconds), "-seed", str(seed)]
         if self.backend:
             command += ["-backend", f"127.0.0.1:{self.backend}"]
-        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    @contextlib.contextmanager
+    def crowded(self, phones: int) -> Iterator[None]:
+        """Have that many idle phones on this relay. Raises `LoadFailed`."""
+        load = self.load(("-work", "crowd", "-phones", str(phones)), 0.0, 0)
+        assert load.stdout is not None
+        try:
+            if load.stdout.readline() != "here\n":
+                finish(load)
+            yield
+        finally:
+            load.communicate(timeout=PATIENCE)
 
 
 class LoadFailed(Exception):
@@ -183,7 +190,7 @@ def settle(relay: Running) -> None:
         if used == before:
             return
         before = used
-        time.sleep(0.1)
+        time.sleep(0.05)
 
 
 def missing_tools() -> str:
@@ -217,14 +224,42 @@ def record(results: Results, work: str, name: str, load: subprocess.Popen[str]) 
     results.setdefault(work, {}).setdefault(name, []).append(figures)
 
 
-def measure_idle(results: Results, names: list[str], seconds: float, seed: int) -> None:
-    """5,000 idle phones on each relay, all at once, since there is little to do but wait."""
-    with contextlib.ExitStack() as stack:
-        relays = {name: stack.enter_context(running(name)) for name in names if not RELAYS[name].floor}
-        work = Work(("-work", "idle"))
-        loads = {name: relay.load(work, seconds, seed) for name, relay in relays.items()}
-        for name, load in loads.items():
-            record(results, "idle", name, load)
+def measure_idle(results: Results, names: list[str], repeats: int) -> None:
+    """5,000 idle phones on each relay, and 18,000 on one, all at once, since there is little to do but wait.
+
+    CPU needs a whole heartbeat's time, and is taken in the first repeat alone; memory does not.
+    """
+    crowds = {name: ("idle", 5_000) for name in names if not RELAYS[name].floor}
+    for repeat in range(repeats):
+        found: Results = {}
+        with contextlib.ExitStack() as stack:
+            loads = []
+            for name, (work, phones) in [
+                *crowds.items(),
+                *([] if repeat else [("relayd", ("idle 18000", 18_000))]),
+            ]:
+                relay = stack.enter_context(running(name))
+                flags = ("-work", "idle", "-phones", str(phones))
+                loads.append((work, name, relay.load(flags, 1.0 if repeat else IDLE_WINDOW, repeat)))
+            for work, name, load in loads:
+                record(found, work, name, load)
+        for work, by_name in found.items():
+            for name, runs in by_name.items():
+                before = results.setdefault(work, {}).setdefault(name, [])
+                if before and "failed" not in runs[0]:
+                    runs[0]["cpu_percent"] = before[0].get("cpu_percent", 0.0)
+                before += runs
+
+
+def measure_beside(results: Results, seconds: float, repeats: int) -> None:
+    """The same work on two relays, of which one has 10,000 idle phones as well."""
+    with running("relayd") as alone, running("relayd") as crowded, crowded.crowded(10_000):
+        for repeat in range(repeats):
+            for direction in ("down", "up"):
+                for idle, relay in ((0, alone), (10_000, crowded)):
+                    settle(relay)
+                    load = relay.load(("-work", direction), seconds, repeat)
+                    record(results, f"{direction} 336 beside {idle}", "relayd", load)
 
 
 def medians(results: Results) -> dict[str, dict[str, dict[str, float]]]:
@@ -242,9 +277,11 @@ def medians(results: Results) -> dict[str, dict[str, dict[str, float]]]:
 def main() -> int:
     """Measure and write; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=0.4, help="length of a measurement (default 0.4)")
+    parser.add_argument("--seconds", type=float, default=0.3, help="length of a measurement (default 0.3)")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each; the median counts")
-    parser.add_argument("--only", default="", help="works that begin so, such as down, 'up 336' or idle")
+    parser.add_argument(
+        "--only", default="", help="works that begin so, such as down, 'up 336', idle or beside"
+    )
     parser.add_argument("--json", type=Path, default=TOOLS / "bench.json", help="where all results go")
     options = parser.parse_args()
     # So that the relays are stopped then, too.
@@ -256,26 +293,19 @@ def main() -> int:
 
     results: Results = {}
     names = list(RELAYS)
-    for repeat in range(options.repeats):
-        if "idle".startswith(options.only):
-            # CPU needs a whole heartbeat's time, and is taken in the first repeat alone; memory does not.
-            first: Results = {}
-            measure_idle(first, names, 1.0 if repeat else IDLE_WINDOW, repeat)
-            for name, runs in first["idle"].items():
-                if repeat and "cpu_percent" in runs[0]:
-                    runs[0]["cpu_percent"] = results["idle"][name][0].get("cpu_percent", 0.0)
-                results.setdefault("idle", {}).setdefault(name, []).extend(runs)
-        works = {key: work for key, work in WORKS.items() if key.startswith(options.only)}
-        if not works:
-            continue
+    if "idle".startswith(options.only):
+        measure_idle(results, names, options.repeats)
+    if "beside".startswith(options.only):
+        measure_beside(results, options.seconds, options.repeats)
+    works = {key: work for key, work in WORKS.items() if key.startswith(options.only)}
+    for repeat in range(options.repeats if works else 0):
         with contextlib.ExitStack() as stack:
             relays = {name: stack.enter_context(running(name)) for name in names}
             for key, work in works.items():
                 for name, relay in relays.items():
-                    if work.suits(name) and not (work.once and repeat):
+                    if work.suits(name):
                         settle(relay)
-                        seconds = work.seconds or work.times * options.seconds
-                        record(results, key, name, relay.load(work, seconds, repeat))
+                        record(results, key, name, relay.load(work.flags, work.times * options.seconds, repeat))
 
     options.json.write_text(json.dumps(results, indent=1))
     machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"

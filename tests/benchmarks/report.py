@@ -31,8 +31,11 @@ ROWS: Final[tuple[tuple[str, str, Callable[[Mapping[str, float]], str]], ...]] =
         for direction, way in (("down", "binary → 8 phones"), ("up", "8 phones → binary"))
         for size, label in ((100, "100 B"), (336, "336 B"), (4096, "4 KiB"), (65536, "64 KiB"))
     ),
-    ("down 336 beside 10000", "binary → 8 phones, 336 B, beside 10,000 idle", _throughput),
-    ("up 336 beside 10000", "8 phones → binary, 336 B, beside 10,000 idle", _throughput),
+    *(
+        (f"{direction} 336 beside {idle}", f"{way}, 336 B, beside {idle:,} idle phones", _throughput)
+        for direction, way in (("down", "binary → 8 phones"), ("up", "8 phones → binary"))
+        for idle in (0, 10_000)
+    ),
     ("mixed", "200 binaries of 16 phones, mixed sizes, both ways", _throughput),
     ("rtt", "lone round trip, p50 / p99 / p99.9", _latency),
     ("rtt-busy", "the same while another server-id is saturated", _latency),
@@ -120,7 +123,7 @@ def _aims() -> Iterator[Aim]:
             f"{way} 336 beside 10000",
             "cpu_us",
             1.15,
-            against_work=f"{way} 336",
+            against_work=f"{way} 336 beside 0",
         )
 
 

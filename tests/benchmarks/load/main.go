@@ -10,6 +10,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -19,12 +20,11 @@ import (
 )
 
 var (
-	work    = flag.String("work", "down", "down, up, mixed, rtt, rtt-busy, upgrades, idle or storm")
+	work    = flag.String("work", "down", "down, up, mixed, rtt, rtt-busy, upgrades, idle, storm or crowd")
 	target  = flag.String("target", "127.0.0.1:8080", "where the relay listens")
 	backend = flag.String("backend", "", "listen here for what a forwarder dials: there is no relay")
 	size    = flag.Int("size", 336, "bytes of a message, as a phone sees it")
-	beside  = flag.Int("beside", 0, "idle phones beside down, up or rtt")
-	phones  = flag.Int("phones", 5000, "phones of upgrades, idle and storm")
+	phones  = flag.Int("phones", 5000, "phones of upgrades, idle, storm and crowd")
 	pid     = flag.Int("pid", os.Getpid(), "the relay's process")
 	seconds = flag.Float64("seconds", 1, "how long to measure")
 	seed    = flag.Uint64("seed", 1, "of the messages' content")
@@ -41,10 +41,10 @@ type report map[string]float64
 
 func main() {
 	flag.Parse()
-	time.AfterFunc(time.Duration(*seconds*float64(time.Second))+3*patience, func() { fail(errors.New("took too long")) })
+	time.AfterFunc(time.Duration(*seconds*float64(time.Second))+5*patience, func() { fail(errors.New("took too long")) })
 	runs := map[string]func() (report, error){
 		"down": saturated, "up": saturated, "mixed": mixed, "rtt": roundTrips, "rtt-busy": roundTrips,
-		"upgrades": upgrades, "idle": idle, "storm": storm,
+		"upgrades": upgrades, "idle": idle, "storm": storm, "crowd": stay,
 	}
 	run := runs[*work]
 	if run == nil {
@@ -244,11 +244,6 @@ func openRoom(name string, count, size int) (*room, error) {
 }
 
 func saturated() (report, error) {
-	if *beside > 0 {
-		if _, err := newCrowd("beside", *beside).join(64); err != nil {
-			return nil, err
-		}
-	}
 	r, err := openRoom("main", 8, *size)
 	if err != nil {
 		return nil, err
@@ -368,6 +363,17 @@ func idle() (report, error) {
 		"cpu_percent":   100 * (after.cpu - before.cpu) / *seconds,
 		"peak_kib":      float64(after.peak),
 	}, err
+}
+
+// stay brings a crowd, says so, and keeps it idle until standard input ends.
+func stay() (report, error) {
+	took, err := newCrowd("crowd", *phones).join(64)
+	if err != nil {
+		return nil, err
+	}
+	fmt.Println("here")
+	_, err = io.Copy(io.Discard, os.Stdin)
+	return report{"seconds": took.Seconds()}, err
 }
 
 // storm drops a crowd and brings all of it back at once.
