@@ -1,14 +1,13 @@
-"""A WebSocket connection: trio-websocket, and the data path beside it.
+"""A WebSocket connection: the data path, and trio-websocket beside it.
 
     socket -> FrameDecoder -> data messages  -> the forwarder, through `WebSocket.receive`
-                           -> pings, Close   -> trio-websocket, through `_Tap`
+                           -> pings, Close   -> trio-websocket, through `Control`
     socket <- Outbox       <- data messages  <- whoever sends to this peer
-                           <- pongs, Close   <- trio-websocket, through `_Tap`
+                           <- pongs, Close   <- trio-websocket, through `Control`
 
 The forwarder is the only reader of the socket: `WebSocket.receive` reads, keeps what is data, and
-leaves what is control in the tap, where trio-websocket finds it as if it had read it itself. So
-trio-websocket does the opening handshake, answers pings and does the closing handshake, and a data
-frame costs neither a task switch nor an object of its.
+leaves what is control to `relayd.edge.control`, where trio-websocket finds it as if it had read it
+itself. So a data frame costs neither a task switch nor an object of trio-websocket's.
 """
 
 import fcntl
@@ -22,8 +21,8 @@ from contextlib import asynccontextmanager, suppress
 from typing import Final
 
 import trio
-import trio_websocket
 
+from relayd.edge.control import Control
 from relayd.edge.http import Upgrade
 from relayd.edge.turns import LEAST_FRAMES, Turns
 from relayd.routing.connection import Ending
@@ -50,11 +49,6 @@ _ABNORMAL: Final = 1006
 _UNKNOWN_TO_WSPROTO: Final = 1014
 """Bad gateway: registered with IANA and allowed to travel, but wsproto takes it for a protocol error."""
 
-_HEAD: Final = (
-    b"GET / HTTP/1.1\r\nHost: relayd\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: %b\r\n\r\n"
-)
-
 
 class NeverOpened(Exception):
     """The peer was gone before its upgrade was answered."""
@@ -74,7 +68,8 @@ class WebSocket:
         self.outbox = Outbox(self, limit=settings.outbox_bytes, write_timeout=settings.write_timeout)
         self._stream = stream
         self._decoder = FrameDecoder(settings.max_frame_bytes)
-        self._tap = _Tap(upgrade.key, self._decoder, self.outbox)
+        self._control: Control | None = None
+        self._answer = upgrade.answer
         # What came in one read with the request head: a client need not wait for our 101.
         self._leftover = upgrade.leftover
         self._message_timeout = settings.message_timeout
@@ -104,12 +99,10 @@ class WebSocket:
         """
         try:
             async with trio.open_nursery() as self._nursery:
-                request = await trio_websocket.wrap_server_stream(self._nursery, self._tap)
-                try:
-                    self._ws = await request.accept()
-                except trio_websocket.ConnectionClosed:
-                    raise NeverOpened from None
-                _trim(self._ws)
+                self.outbox.put_control(self._answer)
+                self.outbox.flush()
+                if self.outbox.dead:
+                    raise NeverOpened
                 with self.scope:
                     yield
                 await self._close()
@@ -156,7 +149,7 @@ class WebSocket:
             self._turn = self._turns.latest
             messages = decoder.decode(data, self._frames_per_turn)
             if decoder.pings:
-                self._tap.wake()
+                self._summon().wake()
             if messages or not decoder.mid_message:
                 self._deadline = math.inf
             if decoder.mid_message:
@@ -258,6 +251,13 @@ class WebSocket:
             self.end(MESSAGE_TOO_SLOW)
             await trio.sleep_forever()  # which `end` has just cancelled
 
+    def _summon(self) -> Control:
+        """Whoever answers control frames: brought the first time."""
+        if self._control is None:
+            self._control = Control(self._decoder, self.outbox)
+            self._nursery.start_soon(self._control.open, self._nursery)
+        return self._control
+
     def _finish_reading(self) -> None:
         """Reading is over: by a Close frame, a broken rule, or the end of the stream."""
         self._over = True
@@ -265,11 +265,12 @@ class WebSocket:
         if self._decoder.failure is not None:
             self.end(self._decoder.failure)
         elif self._decoder.close_frame is not None:
-            # Nothing may follow, or hold up, the answer that trio-websocket now gives.
+            # Nothing may follow, or hold up, the answer that trio-websocket is to give.
             self.outbox.discard()
-            self._tap.wake()
-        else:
-            self._tap.hang_up()
+            if self._control is not None:
+                self._control.wake()
+        elif self._control is not None:
+            self._control.hang_up()
 
     def _show_life(self) -> None:
         self.signs_of_life += 1
@@ -294,12 +295,10 @@ class WebSocket:
             await self._fail(decoder.failure)
         elif decoder.close_code == _UNKNOWN_TO_WSPROTO:
             await self._fail(Close(_UNKNOWN_TO_WSPROTO))
-        else:
-            if decoder.close_frame is None:
-                close = self._verdict or NORMAL
-                self._tap.no_more_pongs = True
-                await self._ws.aclose(close.code, close.reason or None)
-            await self._tap.closed.wait()
+        elif decoder.close_frame is not None:
+            await self._summon().answer_close()
+        elif not self._over:
+            await self._summon().close(self._verdict or NORMAL)
 
     async def _fail(self, close: Close) -> None:
         """_Fail the WebSocket Connection_ (RFC 6455, section 7.1.7): there is no telling frames apart any more.
@@ -308,7 +307,8 @@ class WebSocket:
         bytes makes the kernel reset the connection, and the peer may never see our Close frame:
         so half-close, and read until the peer hangs up.
         """
-        self._tap.no_more_pongs = True
+        if self._control is not None:
+            self._control.mute()
         self.outbox.put_control(encode_close(close))
         self.outbox.flush()
         await self.outbox.drained()
@@ -320,80 +320,3 @@ class WebSocket:
     async def _discard_messages(self) -> None:
         while await self.receive() is not None:
             pass
-
-
-def _trim(ws: trio_websocket.WebSocketConnection) -> None:
-    """Let go of what wsproto keeps of the opening handshake: a tenth of an idle connection's memory.
-
-    It has no public name, and if one day it has another private one, this does nothing.
-    """
-    handshake = getattr(getattr(ws, "_wsproto", None), "handshake", None)
-    for name in ("_h11_connection", "_initiating_request"):
-        if hasattr(handshake, name):
-            setattr(handshake, name, None)
-
-
-class _Tap(trio.abc.Stream):
-    """The stream that trio-websocket reads and writes: all of the connection but its data.
-
-    It hands out one control frame at a time. wsproto answers a frame before trio-websocket asks for
-    the next, so a pong is never attempted after our Close frame, where wsproto would raise.
-    """
-
-    def __init__(self, key: bytes, decoder: FrameDecoder, outbox: Outbox) -> None:
-        # trio-websocket gets a request head of our making: what a stranger wrote was parsed and
-        # judged by `relayd.edge.http`, and only the key of it matters from here on.
-        self._head = _HEAD % key
-        self._decoder = decoder
-        self._outbox = outbox
-        self._arrival = trio.lowlevel.ParkingLot()
-        self._close_taken = False
-        self._hung_up = False
-        #: Our own Close frame is on its way: pings stay unanswered.
-        self.no_more_pongs = False
-        #: trio-websocket is done with the connection, or the peer is.
-        self.closed = trio.Event()
-
-    def wake(self) -> None:
-        """There is a control frame to take."""
-        self._arrival.unpark_all()
-
-    def hang_up(self) -> None:
-        """The peer's bytes have come to their end."""
-        self._hung_up = True
-        self.closed.set()
-        self._arrival.unpark_all()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await trio.lowlevel.checkpoint()
-        while True:
-            if self._head:
-                head, self._head = self._head, b""
-                return head
-            if self._hung_up:
-                return b""
-            if self.closed.is_set():
-                raise trio.ClosedResourceError
-            if self._decoder.pings and not self.no_more_pongs:
-                return self._decoder.pings.pop(0)
-            if self._decoder.close_frame is not None and not self._close_taken:
-                self._close_taken = True
-                return self._decoder.close_frame
-            await self._arrival.park()
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        self._outbox.put_control(bytes(data))
-        self._outbox.flush()
-        await self._outbox.drained()
-        await trio.lowlevel.checkpoint()
-        if self._outbox.dead:
-            raise trio.BrokenResourceError
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._outbox.drained()
-        await trio.lowlevel.checkpoint()
-
-    async def aclose(self) -> None:
-        self.closed.set()
-        self._arrival.unpark_all()
-        await trio.lowlevel.checkpoint()

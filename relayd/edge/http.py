@@ -14,6 +14,7 @@ from typing import Any, Final, Protocol
 import h11
 import trio
 from attrs import frozen
+from websockets.utils import accept_key
 
 from relayd.settings import Settings
 from relayd.wire.upgrade import BadHeaders, BinaryHello, PhoneHello, binary_hello, phone_hello
@@ -39,6 +40,12 @@ _REASONS: Final = {
 }
 
 
+_SWITCHING: Final = (
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Accept: %b\r\n\r\n"
+)
+
+
 class Front(Protocol):
     """What a request may learn of the relay."""
 
@@ -55,8 +62,8 @@ class Upgrade:
     """A request to become a WebSocket connection, in good order."""
 
     hello: BinaryHello | PhoneHello
-    #: The Sec-WebSocket-Key, to be answered.
-    key: bytes
+    #: What accepts it: a whole 101, not sent yet.
+    answer: bytes
     #: Bytes that followed the head.
     leftover: bytes
 
@@ -135,7 +142,7 @@ def _judge(request: h11.Request, leftover: bytes, settings: Settings, front: Fro
         hello = phone_hello(request.headers, require_token=settings.require_token)
     if front.draining:
         raise _Answer(503, ((b"retry-after", b"1"),))
-    return Upgrade(hello, key, leftover)
+    return Upgrade(hello, _SWITCHING % accept_key(key.decode("ascii")).encode("ascii"), leftover)
 
 
 def _websocket_key(request: h11.Request) -> bytes:

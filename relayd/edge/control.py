@@ -1,0 +1,148 @@
+"""Control frames: trio-websocket, from the first time that a connection needs it.
+
+It answers pings and does the closing handshake. Most connections never ping and need it only when
+they close, and it takes a task, a channel and a parser, more than all else that an idle connection
+holds: so it is there from the first ping or the goodbye on, and not before.
+
+By then the opening handshake is long over (`relayd.edge.http`). trio-websocket goes through one all
+the same, the only way to an open connection that it has in public: with a request head of ours, and
+its answer goes nowhere. So what a stranger wrote in his head never gets here.
+"""
+
+from typing import Final
+
+import trio
+import trio_websocket
+
+from relayd.routing.outbox import Outbox
+from relayd.wire.close import Close
+from relayd.wire.frames import FrameDecoder
+
+__all__ = ["Control"]
+
+_HEAD: Final = (
+    b"GET / HTTP/1.1\r\nHost: relayd\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n"
+    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n"
+)
+
+
+class Control:
+    """Answers the control frames of one connection; `open` must have been started in its nursery."""
+
+    def __init__(self, decoder: FrameDecoder, outbox: Outbox) -> None:
+        self._tap = _Tap(decoder, outbox)
+        self._opened = trio.Event()
+
+    async def open(self, nursery: trio.Nursery) -> None:
+        """Bring trio-websocket, whose reader then runs in ``nursery``. What the peer does cannot hold it up."""
+        request = await trio_websocket.wrap_server_stream(nursery, self._tap)
+        self._ws = await request.accept()
+        _trim(self._ws)
+        self._tap.open()
+        self._opened.set()
+
+    def wake(self) -> None:
+        """There is a control frame to answer."""
+        self._tap.wake()
+
+    def hang_up(self) -> None:
+        """The peer's bytes have come to their end."""
+        self._tap.hang_up()
+
+    def mute(self) -> None:
+        """A Close frame of ours is on its way: answer no more pings."""
+        self._tap.muted = True
+
+    async def answer_close(self) -> None:
+        """Wait until the peer's Close frame has been answered."""
+        await self._tap.closed.wait()
+
+    async def close(self, close: Close) -> None:
+        """Do the closing handshake, begun by us; return when the peer has answered or hung up."""
+        self.mute()
+        await self._opened.wait()
+        await self._ws.aclose(close.code, close.reason or None)
+        await self._tap.closed.wait()
+
+
+class _Tap(trio.abc.Stream):
+    """The stream that trio-websocket reads and writes: all of the connection but its data.
+
+    It hands out one control frame at a time. wsproto answers a frame before trio-websocket asks for
+    the next, so a pong is never attempted after our Close frame, where wsproto would raise.
+    """
+
+    def __init__(self, decoder: FrameDecoder, outbox: Outbox) -> None:
+        self._decoder = decoder
+        self._outbox = outbox
+        self._head = _HEAD
+        self._open = False
+        self._arrival = trio.lowlevel.ParkingLot()
+        self._close_taken = False
+        self._hung_up = False
+        #: Pings stay unanswered.
+        self.muted = False
+        #: trio-websocket is done with the connection, or the peer is.
+        self.closed = trio.Event()
+
+    def open(self) -> None:
+        """trio-websocket has seen an opening handshake: what it sends from now on is for the peer."""
+        self._open = True
+        self.wake()
+
+    def wake(self) -> None:
+        """There may be something new to receive."""
+        self._arrival.unpark_all()
+
+    def hang_up(self) -> None:
+        """The peer's bytes have come to their end."""
+        self._hung_up = True
+        self.closed.set()
+        self.wake()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        while True:
+            if self._head:
+                head, self._head = self._head, b""
+                return head
+            if self._open:
+                if self._hung_up:
+                    return b""
+                if self.closed.is_set():
+                    raise trio.ClosedResourceError
+                if self._decoder.pings and not self.muted:
+                    return self._decoder.pings.pop(0)
+                if self._decoder.close_frame is not None and not self._close_taken:
+                    self._close_taken = True
+                    return self._decoder.close_frame
+            await self._arrival.park()
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        if self._open:
+            self._outbox.put_control(bytes(data))
+            self._outbox.flush()
+            await self._outbox.drained()
+            if self._outbox.dead:
+                raise trio.BrokenResourceError
+        await trio.lowlevel.checkpoint()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self._outbox.drained()
+        await trio.lowlevel.checkpoint()
+
+    async def aclose(self) -> None:
+        self.closed.set()
+        self.wake()
+        await trio.lowlevel.checkpoint()
+
+
+def _trim(ws: trio_websocket.WebSocketConnection) -> None:
+    """Let go of what wsproto keeps of the opening handshake, a good part of all that it holds.
+
+    It has no public name, and if one day it has another private one, this does nothing.
+    """
+    handshake = getattr(getattr(ws, "_wsproto", None), "handshake", None)
+    for name in ("_h11_connection", "_initiating_request"):
+        if hasattr(handshake, name):
+            setattr(handshake, name, None)
