@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
-from attrs import asdict
+import msgspec
+from attrs import fields
 
 from relayd.ops.events import LEVELS, Emit, Event, Level
 
@@ -30,7 +31,7 @@ def logger(stream: TextIO, *, level: Level, log_format: str) -> Emit:
         if event.level in shown:
             now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
             try:
-                stream.write(line(now, event.level, event.name, asdict(event)) + "\n")
+                stream.write(line(now, event.level, event.name, _values(event)) + "\n")
                 stream.flush()
             except (OSError, ValueError):
                 pass
@@ -38,8 +39,13 @@ def logger(stream: TextIO, *, level: Level, log_format: str) -> Emit:
     return emit
 
 
+def _values(event: Event) -> Mapping[str, Any]:
+    # Events are flat, and `attrs.asdict` looks into each value to see whether this one is.
+    return {attribute.name: getattr(event, attribute.name) for attribute in fields(type(event))}
+
+
 def _as_json(now: str, level: Level, name: str, values: Mapping[str, Any]) -> str:
-    return json.dumps({"time": now, "level": level, "event": name, **values})
+    return msgspec.json.encode({"time": now, "level": level, "event": name, **values}).decode()
 
 
 def _as_text(now: str, level: Level, name: str, values: Mapping[str, Any]) -> str:
