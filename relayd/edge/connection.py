@@ -284,21 +284,25 @@ class WebSocket:
         # From here on there is one deadline, and the rest of a slow message only stands before the
         # peer's Close frame.
         self._deadline = self._message_timeout = math.inf
-        with trio.move_on_after(CLOSE_TIMEOUT):
-            if not self._over:
-                self._nursery.start_soon(self._discard_messages)
-            await self._say_goodbye()
-
-    async def _say_goodbye(self) -> None:
         decoder = self._decoder
-        if decoder.failure is not None:
-            await self._fail(decoder.failure)
-        elif decoder.close_code == _UNKNOWN_TO_WSPROTO:
-            await self._fail(Close(_UNKNOWN_TO_WSPROTO))
-        elif decoder.close_frame is not None:
-            await self._summon().answer_close()
-        elif not self._over:
-            await self._summon().close(self._verdict or NORMAL)
+        with trio.move_on_after(CLOSE_TIMEOUT):
+            if decoder.failure is not None:
+                await self._fail(decoder.failure)
+            elif decoder.close_code == _UNKNOWN_TO_WSPROTO:
+                await self._fail(Close(_UNKNOWN_TO_WSPROTO))
+            elif decoder.close_frame is not None:
+                await self._summon().answer_close()
+            elif not self._over:
+                # At once, and without bringing trio-websocket first: in a drain, everybody is told.
+                self._send_close(self._verdict or NORMAL)
+                while await self.receive() is not None:
+                    pass
+
+    def _send_close(self, close: Close) -> None:
+        if self._control is not None:
+            self._control.mute()
+        self.outbox.put_control(encode_close(close))
+        self.outbox.flush()
 
     async def _fail(self, close: Close) -> None:
         """_Fail the WebSocket Connection_ (RFC 6455, section 7.1.7): there is no telling frames apart any more.
@@ -307,16 +311,9 @@ class WebSocket:
         bytes makes the kernel reset the connection, and the peer may never see our Close frame:
         so half-close, and read until the peer hangs up.
         """
-        if self._control is not None:
-            self._control.mute()
-        self.outbox.put_control(encode_close(close))
-        self.outbox.flush()
+        self._send_close(close)
         await self.outbox.drained()
         with suppress(trio.BrokenResourceError):
             await self._stream.send_eof()
             while await self._stream.receive_some(_READ_BYTES):
                 pass
-
-    async def _discard_messages(self) -> None:
-        while await self.receive() is not None:
-            pass

@@ -1,8 +1,8 @@
-"""Control frames: trio-websocket, from the first time that a connection needs it.
+"""A peer's pings and its goodbye: trio-websocket answers them, from the first one on.
 
-It answers pings and does the closing handshake. Most connections never ping and need it only when
-they close, and it takes a task, a channel and a parser, more than all else that an idle connection
-holds: so it is there from the first ping or the goodbye on, and not before.
+Most connections never ping, and many end without a goodbye. trio-websocket takes a task, a channel
+and a parser, more than all else that an idle connection holds: so it is there once there is
+something to answer, and not before.
 
 By then the opening handshake is long over (`relayd.edge.http`). trio-websocket goes through one all
 the same, the only way to an open connection that it has in public: with a request head of ours, and
@@ -15,7 +15,6 @@ import trio
 import trio_websocket
 
 from relayd.routing.outbox import Outbox
-from relayd.wire.close import Close
 from relayd.wire.frames import FrameDecoder
 
 __all__ = ["Control"]
@@ -31,15 +30,12 @@ class Control:
 
     def __init__(self, decoder: FrameDecoder, outbox: Outbox) -> None:
         self._tap = _Tap(decoder, outbox)
-        self._opened = trio.Event()
 
     async def open(self, nursery: trio.Nursery) -> None:
         """Bring trio-websocket, whose reader then runs in ``nursery``. What the peer does cannot hold it up."""
         request = await trio_websocket.wrap_server_stream(nursery, self._tap)
-        self._ws = await request.accept()
-        _trim(self._ws)
+        _trim(await request.accept())
         self._tap.open()
-        self._opened.set()
 
     def wake(self) -> None:
         """There is a control frame to answer."""
@@ -50,26 +46,19 @@ class Control:
         self._tap.hang_up()
 
     def mute(self) -> None:
-        """A Close frame of ours is on its way: answer no more pings."""
+        """A Close frame of ours is on its way, behind which nothing may follow: answer no more."""
         self._tap.muted = True
 
     async def answer_close(self) -> None:
         """Wait until the peer's Close frame has been answered."""
         await self._tap.closed.wait()
 
-    async def close(self, close: Close) -> None:
-        """Do the closing handshake, begun by us; return when the peer has answered or hung up."""
-        self.mute()
-        await self._opened.wait()
-        await self._ws.aclose(close.code, close.reason or None)
-        await self._tap.closed.wait()
-
 
 class _Tap(trio.abc.Stream):
     """The stream that trio-websocket reads and writes: all of the connection but its data.
 
-    It hands out one control frame at a time. wsproto answers a frame before trio-websocket asks for
-    the next, so a pong is never attempted after our Close frame, where wsproto would raise.
+    It hands out one control frame at a time. trio-websocket asks for the next when its answer is with the
+    kernel, so a peer that floods us with pings and reads no pongs makes nothing pile up.
     """
 
     def __init__(self, decoder: FrameDecoder, outbox: Outbox) -> None:
@@ -80,7 +69,7 @@ class _Tap(trio.abc.Stream):
         self._arrival = trio.lowlevel.ParkingLot()
         self._close_taken = False
         self._hung_up = False
-        #: Pings stay unanswered.
+        #: Nothing is handed out any more.
         self.muted = False
         #: trio-websocket is done with the connection, or the peer is.
         self.closed = trio.Event()
@@ -111,11 +100,12 @@ class _Tap(trio.abc.Stream):
                     return b""
                 if self.closed.is_set():
                     raise trio.ClosedResourceError
-                if self._decoder.pings and not self.muted:
-                    return self._decoder.pings.pop(0)
-                if self._decoder.close_frame is not None and not self._close_taken:
-                    self._close_taken = True
-                    return self._decoder.close_frame
+                if not self.muted:
+                    if self._decoder.pings:
+                        return self._decoder.pings.pop(0)
+                    if self._decoder.close_frame is not None and not self._close_taken:
+                        self._close_taken = True
+                        return self._decoder.close_frame
             await self._arrival.park()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:

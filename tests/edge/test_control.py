@@ -70,6 +70,18 @@ async def test_close_that_relayd_begins_while_a_first_ping_is_being_answered_rea
         assert not relay.seen(InternalError)
 
 
+async def test_goodbye_of_relayds_own_brings_nobody(autojump_clock: MockClock) -> None:
+    # In a drain there may be 20,000 of them, and a task more for each would take longer than a drain may.
+    async with relay_under_test() as relay, trio.open_nursery() as nursery:
+        binary = await relay.binary()
+        phones = [await relay.phone() for _ in range(3)]
+        before = await tasks_of(relay)
+        nursery.start_soon(relay.relay.drain, "test")
+        assert await tasks_of(relay) == before + 1
+        for client in (binary, *phones):
+            assert await client.closed() == (1001, "shutting down")
+
+
 async def test_data_is_never_seen_by_who_answers_control_frames(autojump_clock: MockClock) -> None:
     async with relay_under_test() as relay:
         binary = await relay.binary()
