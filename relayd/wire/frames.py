@@ -139,20 +139,32 @@ class FrameDecoder:
         messages: list[bytes] = []
         if self.ended:
             return messages
+        if self._backlog:
+            backlog, position = self._backlog, self._position
+            self._backlog = b""
+            if data:
+                backlog, position = backlog[position:] + data, 0
+            self._split(backlog, position, most, messages)
+            return messages
         position = 0
         buffer = self._buffer
-        if self._backlog:
-            if data:
-                data = self._backlog[self._position :] + data
-            else:
-                data, position = self._backlog, self._position
-            self._backlog = b""
-        elif buffer:
-            if len(buffer) + len(data) < self._need:
-                buffer += data
+        while buffer and not self.ended:
+            # Only what completes the frame, or its header, joins its beginning: the rest may be long.
+            end = position + self._need - len(buffer)
+            buffer += data[position:end]
+            if end > len(data):
                 return messages
-            data = b"".join((buffer, data))
+            position = end
+            begun = bytes(buffer)
             buffer.clear()
+            self._split(begun, 0, 1, messages)
+            most -= not buffer
+        if not self.ended:
+            self._split(data, position, most, messages)
+        return messages
+
+    def _split(self, data: bytes, position: int, most: int, messages: list[bytes]) -> None:
+        """Decode up to ``most`` frames of ``data`` from ``position`` on; keep what is left."""
         size = len(data)
         self._need = 2
         for _ in range(most):
@@ -162,7 +174,8 @@ class FrameDecoder:
             length = data[position + 1] - 0x80
             start = position + 6
             if length < 0:
-                return self._fail(messages, protocol_error("frame is not masked"))
+                self._fail(protocol_error("frame is not masked"))
+                return
             if length >= 126:
                 start += 2 if length == 126 else 8
                 if start > size:
@@ -175,16 +188,19 @@ class FrameDecoder:
                     length = int.from_bytes(data[position + 2 : position + 10], "big")
                     shortest = 0x10000
                 if length < shortest:
-                    return self._fail(messages, protocol_error("frame length is not minimal"))
+                    self._fail(protocol_error("frame length is not minimal"))
+                    return
                 if length > 0x7FFF_FFFF_FFFF_FFFF:
-                    return self._fail(messages, protocol_error("frame length has its top bit set"))
+                    self._fail(protocol_error("frame length has its top bit set"))
+                    return
             # All checks run before the payload is there, so that a frame which will be refused is
             # refused at once and never buffered.
             whole = first == 0x81 or first == 0x82
             if not whole or length > self._max_message_bytes or self._fragments is not None:
                 refusal = self._refusal(first, length)
                 if refusal is not None:
-                    return self._fail(messages, refusal)
+                    self._fail(refusal)
+                    return
             end = start + length
             if end > size:
                 self._need = end - position
@@ -195,7 +211,7 @@ class FrameDecoder:
             elif first & 0x08:
                 self._control(first & 0x0F, payload, data[position:end])
                 if self.ended:
-                    return messages
+                    return
             else:
                 if self._fragments is None:
                     self._fragments = bytearray()
@@ -207,9 +223,8 @@ class FrameDecoder:
         else:
             if position < size:
                 self._backlog, self._position = data, position
-            return messages
-        buffer += data[position:]
-        return messages
+            return
+        self._buffer += memoryview(data)[position:]
 
     def _refusal(self, first: int, length: int) -> Close | None:
         """The rule that a frame breaks by its first byte and its length, unless it breaks none."""
@@ -253,7 +268,6 @@ class FrameDecoder:
             self.close_frame = frame
         # A pong asks for no answer; that bytes arrived at all is all that a heartbeat wants to know.
 
-    def _fail(self, messages: list[bytes], close: Close) -> list[bytes]:
+    def _fail(self, close: Close) -> None:
         self.failure = close
         self._fragments = None
-        return messages
