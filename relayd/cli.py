@@ -1,57 +1,63 @@
-"""The command line -> `relayd.settings.Settings` -> the daemon."""
+"""The command line -> `relayd.settings.Settings` -> the daemon, or one of `relayd.commands`."""
 
 import argparse
 import os
 import sys
 from collections.abc import Sequence
-from typing import NoReturn
+from types import ModuleType
+from typing import Final
 
 import trio
-from attrs import fields
 
 from relayd import __version__
+from relayd.commands import check
+from relayd.configuration import BadSetting, load
 from relayd.daemon import run
 from relayd.edge.listener import CannotListen
-from relayd.ops.log import logger
-from relayd.settings import BadSetting, Settings, load, setting_of
+from relayd.flags import Parser, add_settings, given
+from relayd.ops.log import Log
 
 __all__ = ["main"]
+
+_COMMANDS: Final[dict[str, ModuleType]] = {"check": check}
 
 _DESCRIPTION = """\
 A WebSocket relay. A binary and its phones dial in, name the same server-id, and relayd carries
 end-to-end encrypted frames between them. It reads none of them and writes nothing to disk.
+
+Without a command it is the relay.
 """
 
 _EPILOG = """\
 Every setting is also an environment variable, RELAYD_LISTEN for --listen and so on (several
-addresses separated by commas); a flag wins over its variable. Durations are seconds, with
-fractions if you like.
+addresses separated by commas), and a key of the file, listen = ":8080". A flag wins over its
+variable, and that over the file. Durations are seconds, with fractions if you like.
 
   relayd                                   try it out: this machine only, port 8080
   relayd --listen :8080                    every address, IPv4 and IPv6
   relayd --listen unix:/run/relayd.sock    behind a proxy on the same machine
+  relayd check                             what is set, and where
 
-SIGTERM or SIGINT closes every connection with 1001 and exits 0; a second one exits at once. Exit
-status 1: an address could not be listened on. 2: a setting was refused.
+SIGHUP reads the settings again and takes over those that can change while running. SIGTERM or
+SIGINT closes every connection with 1001 and exits 0; a second one exits at once. Exit status 1: an
+address could not be listened on. 2: a setting was refused.
 """
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run relayd with ``arguments`` (`sys.argv` without them); return the exit status."""
-    flags = vars(_parser().parse_args(arguments))
+    options = _parser().parse_args(arguments)
+    if options.command is not None:
+        status: int = _COMMANDS[options.command].run(options)
+        return status
     try:
-        settings = load(flags, os.environ)
+        loaded = load(given(options), os.environ)
     except BadSetting as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2
-    emit = logger(sys.stderr, level=settings.log_level, log_format=settings.log_format)
+    log = Log(sys.stderr, level=loaded.settings.log_level, log_format=loaded.settings.log_format)
     try:
-        return trio.run(run, settings, emit)
+        return trio.run(run, loaded.settings, log, lambda: load(given(options), os.environ).settings)
     except* CannotListen as failures:
         for failure in failures.exceptions:
             print(f"relayd: {_innermost(failure)}", file=sys.stderr)
@@ -62,35 +68,18 @@ def _innermost(error: BaseException) -> BaseException:
     return _innermost(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
-def _parser() -> _Parser:
-    parser = _Parser(
+def _parser() -> Parser:
+    parser = Parser(
         prog="relayd",
         description=_DESCRIPTION,
         epilog=_EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"relayd {__version__}")
-    for attribute in fields(Settings):
-        setting = setting_of(attribute)
-        flag = f"--{attribute.name.replace('_', '-')}"
-        text = f"{setting.help} (default: {_shown(attribute.default)})".replace("%", "%%")
-        if isinstance(attribute.default, bool):
-            group = parser.add_mutually_exclusive_group()
-            group.add_argument(flag, action="store_const", const="true", help=text)
-            group.add_argument(
-                flag.replace("--", "--no-", 1), action="store_const", const="false", dest=attribute.name
-            )
-        else:
-            action = "append" if isinstance(attribute.default, tuple) else "store"
-            parser.add_argument(flag, action=action, metavar=setting.metavar, help=text)
+    add_settings(parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
+    for name, command in _COMMANDS.items():
+        configured = commands.add_parser(name, help=command.HELP, description=command.HELP, allow_abbrev=False)
+        command.configure(configured)
     return parser
-
-
-def _shown(default: object) -> str:
-    if isinstance(default, tuple):
-        return ", ".join(str(item) for item in default)
-    if isinstance(default, bool):
-        return "on" if default else "off"
-    return f"{default:g}" if isinstance(default, float) else str(default)

@@ -2,7 +2,7 @@
 
 import signal
 import traceback
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import PurePath
 from typing import Any
@@ -10,17 +10,28 @@ from typing import Any
 import trio
 
 from relayd import __version__
+from relayd.configuration import BadSetting, reloaded
 from relayd.edge.connection import NeverOpened, WebSocket
 from relayd.edge.http import answer_request
 from relayd.edge.listener import Listener, accept_connections, open_listener, remote_address
 from relayd.edge.turns import Turns
-from relayd.ops.events import Draining, Emit, InternalError, Listening, RequestRefused, Stopped
+from relayd.ops.events import (
+    Draining,
+    Emit,
+    InternalError,
+    Listening,
+    Reloaded,
+    ReloadRefused,
+    RequestRefused,
+    Stopped,
+)
+from relayd.ops.log import Log
 from relayd.ops.process import prepare_process
 from relayd.routing.binary import serve_binary
 from relayd.routing.heartbeat import Heartbeats
 from relayd.routing.phone import serve_phone
 from relayd.routing.registry import Refused, Registry
-from relayd.settings import Settings
+from relayd.settings import Settings, flag_of
 from relayd.wire.close import SHUTTING_DOWN
 from relayd.wire.upgrade import BinaryHello, PhoneHello
 
@@ -34,7 +45,8 @@ class Relay:
     """
 
     def __init__(self, settings: Settings, emit: Emit) -> None:
-        self._settings = settings
+        #: In force for whatever begins from now on.
+        self.settings = settings
         self._emit = emit
         self._connections: set[WebSocket] = set()
         self._connection_ended = trio.lowlevel.ParkingLot()
@@ -58,7 +70,7 @@ class Relay:
         self._started = trio.current_time()
         with ExitStack() as stack:
             listeners: list[Listener] = []
-            for address in self._settings.listen:
+            for address in self.settings.listen:
                 listener = await open_listener(address)
                 stack.callback(listener.close)
                 listeners.append(listener)
@@ -80,11 +92,16 @@ class Relay:
         self._emit(Draining(cause, len(self._connections)))
         for connection in list(self._connections):
             connection.end(SHUTTING_DOWN)
-        with trio.move_on_after(self._settings.drain_timeout):
+        with trio.move_on_after(self.settings.drain_timeout):
             while self._connections:
                 await self._connection_ended.park()
         self._emit(Stopped(len(self._connections)))
         self._scope.cancel()
+
+    def apply(self, settings: Settings) -> None:
+        """Go on with ``settings``, of which only those may differ that can change while running."""
+        self.settings = settings
+        self.registry.apply(probe_timeout=settings.probe_timeout, max_phones=settings.max_phones)
 
     def health(self) -> Mapping[str, Any]:
         """The document of ``/healthz`` (contract: "Endpoints")."""
@@ -112,9 +129,9 @@ class Relay:
         def on_refused(status: int) -> None:
             self._emit(RequestRefused(remote, status))
 
-        upgrade = await answer_request(stream, self._settings, self, on_refused)
+        upgrade = await answer_request(stream, self.settings, self, on_refused)
         if upgrade is not None:
-            connection = WebSocket(stream, remote, upgrade, self._settings, self._turns)
+            connection = WebSocket(stream, remote, upgrade, self.settings, self._turns)
             with self._tracked(connection):
                 async with connection.opened():
                     await self._route(connection, upgrade.hello)
@@ -142,30 +159,48 @@ class Relay:
             connection.end(refusal.close)
 
 
-async def run(settings: Settings, emit: Emit) -> int:
+async def run(settings: Settings, log: Log, reread: Callable[[], Settings]) -> int:
     """Be the daemon until SIGTERM or SIGINT, and drain; return the exit status.
 
-    0 after a drain, 128 and the signal's number if a second signal cut it short. Raises a group of
+    SIGHUP has the settings ``reread``, which may raise `relayd.configuration.BadSetting`. The status is 0
+    after a drain, 128 and the signal's number if a second signal cut it short. Raises a group of
     `relayd.edge.listener.CannotListen` if a listener cannot be opened, or fails.
     """
     status = 0
     prepare_process()
-    relay = Relay(settings, emit)
+    relay = Relay(settings, log.emit)
 
     async def obey(signals: AsyncIterator[int]) -> None:
         nonlocal status
-        first = await anext(signals)
+        ending = False
         async with trio.open_nursery() as draining:
-            draining.start_soon(relay.drain, signal.Signals(first).name)
-            status = 128 + await anext(signals)
-            nursery.cancel_scope.cancel()
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    _reload(relay, log, reread)
+                elif ending:
+                    status = 128 + number
+                    nursery.cancel_scope.cancel()
+                else:
+                    ending = True
+                    draining.start_soon(relay.drain, signal.Signals(number).name)
 
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT) as signals:
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(obey, signals)
             await relay.serve()
             nursery.cancel_scope.cancel()
     return status
+
+
+def _reload(relay: Relay, log: Log, reread: Callable[[], Settings]) -> None:
+    try:
+        settings, changed, needs_restart = reloaded(relay.settings, reread())
+    except BadSetting as refusal:
+        log.emit(ReloadRefused(str(refusal)))
+        return
+    log.level = settings.log_level
+    relay.apply(settings)
+    log.emit(Reloaded(", ".join(map(flag_of, changed)), ", ".join(map(flag_of, needs_restart))))
 
 
 def _whereabouts(error: BaseException) -> str:

@@ -1,27 +1,21 @@
-"""Every setting: its default, what is accepted, and where a value came from.
+"""Every setting: its default, and what is accepted.
 
-One attrs field per setting. The flag, the environment variable, `--help` and the message that
-refuses a value are all made from that field, so they cannot disagree.
+One attrs field per setting. The flag, the environment variable, the key in the file, `--help`,
+``relayd check`` and the message that refuses a value are all made from that field, so they cannot
+disagree. Where values come from is `relayd.configuration`'s.
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final, Literal, TypeVar
+from collections.abc import Callable
+from typing import Any, Literal, TypeVar
 
-from attrs import Attribute, field, fields, frozen
+from attrs import Attribute, field, frozen
 
 from relayd.ops.events import LEVELS, Level
 
-__all__ = ["Address", "BadSetting", "Setting", "Settings", "load", "setting_of"]
+__all__ = ["Address", "Setting", "Settings", "flag_of", "setting_of", "shown"]
 
 T = TypeVar("T")
-
-
-class BadSetting(ValueError):
-    """A value was refused; its text is the one line to show."""
-
-    def __init__(self, name: str, source: str, value: str, accepted: str) -> None:
-        super().__init__(f"{name}: {source} is {_quoted(value)}, but {accepted} is accepted")
 
 
 @frozen
@@ -47,6 +41,8 @@ class Setting:
     accepted: str
     metavar: str
     help: str
+    live: bool = False
+    """Whether SIGHUP can change it while relayd runs."""
 
 
 def setting_of(attribute: "Attribute[Any]") -> Setting:
@@ -56,6 +52,20 @@ def setting_of(attribute: "Attribute[Any]") -> Setting:
     return setting
 
 
+def flag_of(name: str) -> str:
+    """The name of the field called ``name`` to those who set it, without dashes in front: ``max-phones``."""
+    return name.replace("_", "-")
+
+
+def shown(value: object) -> str:
+    """A setting's value as one would write it."""
+    if isinstance(value, tuple):
+        return ", ".join(str(item) for item in value)
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _setting(
     default: T,
     parse: Callable[[str], T],
@@ -63,8 +73,9 @@ def _setting(
     accepted: str,
     metavar: str,
     help: str,  # noqa: A002
+    live: bool = False,
 ) -> T:
-    value: T = field(default=default, metadata={"setting": Setting(parse, accepted, metavar, help)})
+    value: T = field(default=default, metadata={"setting": Setting(parse, accepted, metavar, help, live)})
     return value
 
 
@@ -135,13 +146,20 @@ def _parse_log_format(text: str) -> LogFormat:
     raise ValueError
 
 
-def _duration(default: float, help: str, lowest: float = 0.001) -> float:  # noqa: A002
+def _duration(
+    default: float,
+    help: str,  # noqa: A002
+    lowest: float = 0.001,
+    *,
+    live: bool = False,
+) -> float:
     return _setting(
         default,
         _seconds(lowest, 86400.0),
         accepted=f"a number of seconds from {lowest:g} to 86400, such as 30 or 0.5",
         metavar="SECONDS",
         help=help,
+        live=live,
     )
 
 
@@ -152,6 +170,7 @@ def _count(default: int, help: str, lowest: int, highest: int, metavar: str) -> 
         accepted=f"a whole number from {lowest} to {highest}",
         metavar=metavar,
         help=help,
+        live=True,
     )
 
 
@@ -173,15 +192,17 @@ class Settings:
     heartbeat_interval: float = _duration(30.0, "time between two pings to a peer")
     heartbeat_timeout: float = _duration(30.0, "close a peer that gives no sign of life this long after a ping")
     probe_timeout: float = _duration(
-        10.0, "how long the holder of a server-id has to answer when another binary claims it"
+        10.0, "how long the holder of a server-id has to answer when another binary claims it", live=True
     )
-    handshake_timeout: float = _duration(5.0, "how long a client has for its whole request head")
-    message_timeout: float = _duration(30.0, "how long a message may take from its first byte to its last")
+    handshake_timeout: float = _duration(5.0, "how long a client has for its whole request head", live=True)
+    message_timeout: float = _duration(
+        30.0, "how long a message may take from its first byte to its last", live=True
+    )
     write_timeout: float = _duration(
-        10.0, "close a peer that takes none of the bytes waiting for it for this long"
+        10.0, "close a peer that takes none of the bytes waiting for it for this long", live=True
     )
     drain_timeout: float = _duration(
-        10.0, "after SIGTERM or SIGINT, how long to wait for connections to close", lowest=0.0
+        10.0, "after SIGTERM or SIGINT, how long to wait for connections to close", lowest=0.0, live=True
     )
     max_frame_bytes: int = _count(262144, "largest message accepted", 1, 64 * 1024 * 1024, "BYTES")
     max_phones: int = _count(16, "phones that one server-id may have at a time", 1, 1_000_000, "COUNT")
@@ -194,6 +215,7 @@ class Settings:
         accepted="true or false",
         metavar="BOOL",
         help="refuse phones that send no x-pyrycode-token header (its value is never looked at)",
+        live=True,
     )
     log_level: Level = _setting(
         "info",
@@ -201,6 +223,7 @@ class Settings:
         accepted=f"one of {', '.join(LEVELS)}",
         metavar="LEVEL",
         help=f"least important events to log: {', '.join(LEVELS)}",
+        live=True,
     )
     log_format: LogFormat = _setting(
         "auto",
@@ -209,38 +232,3 @@ class Settings:
         metavar="FORMAT",
         help="auto (text on a terminal, JSON lines elsewhere), text or json",
     )
-
-
-ENVIRONMENT_PREFIX: Final = "RELAYD_"
-
-
-def load(flags: Mapping[str, str | Sequence[str]], environment: Mapping[str, str]) -> Settings:
-    """Settings from their defaults, under ``RELAYD_…`` variables, under flags; all of them as text.
-
-    ``flags`` has the field's name for a key, and only flags that were given. Raises `BadSetting`
-    for the first value that is not accepted. Other ``RELAYD_…`` variables are left alone: Kubernetes,
-    for one, sets some for every service.
-    """
-    known = {attribute.name: setting_of(attribute) for attribute in fields(Settings)}
-    values: dict[str, Any] = {}
-    for variable, text in sorted(environment.items()):
-        if variable.startswith(ENVIRONMENT_PREFIX):
-            name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
-            if name in known:
-                values[name] = _parsed(name, known[name], f"the environment variable {variable}", text)
-    for name, given in flags.items():
-        text = given if isinstance(given, str) else ",".join(given)
-        values[name] = _parsed(name, known[name], f"the flag --{name.replace('_', '-')}", text)
-    return Settings(**values)
-
-
-def _parsed(name: str, setting: Setting, source: str, text: str) -> Any:
-    try:
-        return setting.parse(text)
-    except ValueError:
-        raise BadSetting(name.replace("_", "-"), source, text, setting.accepted) from None
-
-
-def _quoted(value: str) -> str:
-    shown = value if len(value) <= 80 else f"{value[:77]}..."
-    return f'"{shown}"' if shown.isprintable() else ascii(shown)

@@ -32,7 +32,9 @@ class RelayProcess:
         command = [sys.executable, *program, "--log-format", "json", "--log-level", "debug", *flags]
         if not any(flag.startswith("--listen") for flag in flags):
             command += ["--listen", "127.0.0.1:0"]
+        # Whatever this machine's own relay is set to is not what is tested here.
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
+        clean["RELAYD_CONFIG"] = "/dev/null"
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stderr=stderr, env={**clean, **(env or {})}

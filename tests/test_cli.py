@@ -223,3 +223,55 @@ def test_a_client_connects_to_every_kind_of_address(start_relay: Start, tmp_path
     with connection:
         remote = relay.event("binary_claimed")["remote"]
     assert remote == "unix" or remote.startswith(("[::1]:", "127.0.0.1:"))
+
+
+def test_check_prints_every_setting_with_value_and_source_and_starts_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "relayd.toml"
+    path.write_text("max-phones = 3\n")
+    done = relayd("check", "--config", str(path), "--grace", "5")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = {line.split()[0]: line.split(None, 2)[1:] for line in done.stdout.splitlines()}
+    assert rows.keys() == {attribute.name.replace("_", "-") for attribute in fields(Settings)}
+    assert rows["max-phones"] == ["3", f"max-phones in {path}"]
+    assert rows["grace"] == ["5", "the flag --grace"]
+    assert rows["require-token"] == ["true", "the default"]
+
+
+def test_check_exits_2_on_the_first_error(tmp_path: Path) -> None:
+    path = tmp_path / "relayd.toml"
+    path.write_text("max-fones = 3\n")
+    done = relayd("check", "--config", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "did you mean max-phones?" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_sighup_takes_over_what_can_change_and_says_what_needs_a_restart(
+    start_relay: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "relayd.toml"
+    path.write_text("")
+    relay = start_relay("--config", str(path))
+    headers = {"x-pyrycode-server": "s", "x-pyrycode-version": "1", "x-pyrycode-token": "t"}
+    with (
+        connect(relay.url("/v1/server"), additional_headers=headers),
+        connect(relay.url("/v1/client"), additional_headers=headers),
+    ):
+        relay.event("phone_registered")
+        path.write_text("max-phones = 1\ngrace = 1\n")
+        relay.process.send_signal(signal.SIGHUP)
+        relay.event("reloaded", changed="max-phones", needs_restart="grace")
+        with connect(relay.url("/v1/client"), additional_headers=headers):
+            relay.event("phone_refused", code=4429)
+
+
+def test_sighup_with_a_bad_file_changes_nothing_and_says_why(start_relay: Start, tmp_path: Path) -> None:
+    path = tmp_path / "relayd.toml"
+    path.write_text("")
+    relay = start_relay("--config", str(path))
+    relay.event("listening")
+    path.write_text("max-phones = 1\ngrace = 'soon'\n")
+    relay.process.send_signal(signal.SIGHUP)
+    assert '"soon"' in relay.event("reload_refused")["error"]
+    assert relay.events("reloaded") == []
+    assert relay.stop() == 0

@@ -1,9 +1,12 @@
-"""Every setting by flag and by environment variable, and the line that refuses a bad one."""
+"""Every setting by flag, by environment variable and by file, and the line that refuses a bad one."""
+
+from pathlib import Path
 
 import pytest
 from attrs import fields
 
-from relayd.settings import Address, BadSetting, Settings, load
+from relayd.configuration import BadSetting, Loaded, load, reloaded
+from relayd.settings import Address, Settings
 
 GOOD = [
     ("listen", "unix:/run/r.sock", (Address(path="/run/r.sock"),)),
@@ -21,8 +24,8 @@ GOOD = [
 
 @pytest.mark.parametrize(("name", "text", "value"), GOOD)
 def test_a_setting_is_taken_from_its_flag_and_from_its_variable(name: str, text: str, value: object) -> None:
-    assert getattr(load({name: text}, {}), name) == value
-    assert getattr(load({}, {f"RELAYD_{name.upper()}": text}), name) == value
+    assert getattr(load({name: text}, {}).settings, name) == value
+    assert getattr(load({}, {f"RELAYD_{name.upper()}": text}).settings, name) == value
     assert getattr(Settings(), name) != value
 
 
@@ -30,7 +33,7 @@ def test_a_setting_is_taken_from_its_flag_and_from_its_variable(name: str, text:
 def test_a_flag_wins_over_its_variable(name: str) -> None:
     text, value = next((text, value) for known, text, value in GOOD if known == name)
     other = {"listen": ":1", "require_token": "true", "log_level": "error", "log_format": "json"}.get(name, "9")
-    assert getattr(load({name: text}, {f"RELAYD_{name.upper()}": other}), name) == value
+    assert getattr(load({name: text}, {f"RELAYD_{name.upper()}": other}).settings, name) == value
 
 
 def test_every_setting_is_in_the_table() -> None:
@@ -61,3 +64,85 @@ def test_a_bad_value_is_refused_in_one_line_naming_setting_source_and_value(name
     assert line.isprintable()
     with pytest.raises(BadSetting, match=f"the flag --{name.replace('_', '-')} is "):
         load({name: text}, {})
+
+
+def from_file(path: Path, text: str) -> Loaded:
+    path.write_text(text)
+    return load({"config": str(path)}, {})
+
+
+@pytest.mark.parametrize(
+    ("line", "name", "value"),
+    [
+        ('listen = ":0"', "listen", (Address("", 0),)),
+        ('listen = [":0", "unix:/run/r.sock"]', "listen", (Address("", 0), Address(path="/run/r.sock"))),
+        ("grace = 5", "grace", 5.0),
+        ("grace = 0.5", "grace", 0.5),
+        ('grace = "7"', "grace", 7.0),
+        ("max-phones = 3", "max_phones", 3),
+        ("require-token = false", "require_token", False),
+    ],
+)
+def test_a_setting_is_taken_from_the_file_under_the_name_of_its_flag(
+    tmp_path: Path, line: str, name: str, value: object
+) -> None:
+    path = tmp_path / "relayd.toml"
+    loaded = from_file(path, line)
+    assert getattr(loaded.settings, name) == value
+    assert loaded.sources[name] == f"{name.replace('_', '-')} in {path}"
+    assert loaded.sources["log_level"] == "the default"
+
+
+def test_a_variable_wins_over_the_file_and_a_flag_over_both(tmp_path: Path) -> None:
+    path = tmp_path / "relayd.toml"
+    path.write_text("max-phones = 1\ngrace = 1\nhandshake-timeout = 1\n")
+    variables = {"RELAYD_CONFIG": str(path), "RELAYD_GRACE": "2", "RELAYD_HANDSHAKE_TIMEOUT": "2"}
+    loaded = load({"handshake_timeout": "3"}, variables)
+    settings = loaded.settings
+    assert (settings.max_phones, settings.grace, settings.handshake_timeout) == (1, 2, 3)
+    assert loaded.sources["grace"] == "the environment variable RELAYD_GRACE"
+    assert loaded.sources["handshake_timeout"] == "the flag --handshake-timeout"
+    assert loaded.file == path
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("max_phones = 3", ['there is no setting "max_phones"', "did you mean max-phones?"]),
+        ("max-fones = 3", ['there is no setting "max-fones"', "did you mean max-phones?"]),
+        ("xyzzy = 3", ['there is no setting "xyzzy"']),
+        ("grace = true", ["grace: grace in ", '"true"', "a number of seconds"]),
+        ("[grace]\na = 1", ["grace: grace in ", "a number of seconds"]),
+        ("grace = 1979-05-27", ["grace: grace in ", "a number of seconds"]),
+        ("max-phones = 1.5", ["max-phones: max-phones in ", '"1.5"']),
+        ("listen = []", ["listen: listen in ", "an address such as"]),
+        ("grace =", ["is not TOML"]),
+        ("grace = 1\ngrace = 2", ["is not TOML"]),
+    ],
+)
+def test_a_file_that_is_refused_is_refused_in_one_line(tmp_path: Path, text: str, named: list[str]) -> None:
+    with pytest.raises(BadSetting) as refusal:
+        from_file(tmp_path / "relayd.toml", text)
+    line = str(refusal.value)
+    assert [part for part in named if part not in line] == []
+    assert "relayd.toml" in line
+    assert line.isprintable()
+
+
+def test_a_file_that_was_named_must_be_there_and_readable(tmp_path: Path) -> None:
+    for path, problem in ((tmp_path / "none", "No such file"), (tmp_path, "Is a directory")):
+        with pytest.raises(BadSetting, match=problem):
+            load({"config": str(path)}, {})
+    path = tmp_path / "latin"
+    path.write_bytes(b"\xe9")
+    with pytest.raises(BadSetting, match="is not UTF-8"):
+        load({"config": str(path)}, {})
+
+
+def test_only_live_settings_change_while_running() -> None:
+    old = Settings()
+    new = load({"max_phones": "3", "log_level": "debug", "grace": "1", "listen": ":0"}, {}).settings
+    settings, changed, needs_restart = reloaded(old, new)
+    assert changed == ["max_phones", "log_level"]
+    assert needs_restart == ["listen", "grace"]
+    assert (settings.max_phones, settings.log_level, settings.grace) == (3, "debug", old.grace)

@@ -50,6 +50,25 @@ class Listening(Event):
 
 
 @frozen
+class Reloaded(Event):
+    """SIGHUP: the settings were read again."""
+
+    changed: str
+    """The settings that changed, separated by commas."""
+    needs_restart: str
+    """Those that are different in what was read, and will change with a restart only."""
+
+
+@frozen
+class ReloadRefused(Event):
+    """SIGHUP: the settings were read again and one was refused, so that all stay as they were."""
+
+    level: ClassVar[Level] = "error"
+    error: str
+    """The line that a start would have ended with."""
+
+
+@frozen
 class Draining(Event):
     """A signal arrived: upgrades are refused and every connection is closed with 1001."""
 

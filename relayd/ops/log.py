@@ -9,34 +9,38 @@ from typing import Any, Final, TextIO
 import msgspec
 from attrs import fields
 
-from relayd.ops.events import LEVELS, Emit, Event, Level
+from relayd.ops.events import LEVELS, Event, Level
 
-__all__ = ["logger"]
+__all__ = ["Log"]
 
 _BARE: Final = re.compile(r"[\w.:/\[\]@+*-]+", re.ASCII)
 
 
-def logger(stream: TextIO, *, level: Level, log_format: str) -> Emit:
-    """An `Emit` that writes to ``stream`` every event of ``level`` and above.
+class Log:
+    """Writes events of its level and above to a stream.
 
-    ``log_format`` is "text", "json", or "auto": text if ``stream`` is a terminal, otherwise JSON.
     A stream that fails loses its lines and nothing else: the relay goes on.
     """
-    if log_format == "auto":
-        log_format = "text" if stream.isatty() else "json"
-    line = _as_text if log_format == "text" else _as_json
-    shown = LEVELS[LEVELS.index(level) :]
 
-    def emit(event: Event) -> None:
-        if event.level in shown:
-            now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            try:
-                stream.write(line(now, event.level, event.name, _values(event)) + "\n")
-                stream.flush()
-            except (OSError, ValueError):
-                pass
+    def __init__(self, stream: TextIO, *, level: Level, log_format: str) -> None:
+        """``log_format`` is "text", "json", or "auto": text if ``stream`` is a terminal, otherwise JSON."""
+        if log_format == "auto":
+            log_format = "text" if stream.isatty() else "json"
+        self._line = _as_text if log_format == "text" else _as_json
+        self._stream = stream
+        #: The least important level that is shown; it may be set at any time.
+        self.level: Level = level
 
-    return emit
+    def emit(self, event: Event) -> None:
+        """Log ``event``, if it is important enough. Never raises."""
+        if LEVELS.index(event.level) < LEVELS.index(self.level):
+            return
+        now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        try:
+            self._stream.write(self._line(now, event.level, event.name, _values(event)) + "\n")
+            self._stream.flush()
+        except (OSError, ValueError):
+            pass
 
 
 def _values(event: Event) -> Mapping[str, Any]:

@@ -72,6 +72,11 @@ class Registry:
         """Phones that are registered now."""
         return sum(len(slot.phones) for slot in self._slots.values())
 
+    def apply(self, *, probe_timeout: float, max_phones: int) -> None:
+        """Let these count from the next claim and the next registration on."""
+        self._probe_timeout = probe_timeout
+        self._max_phones = max_phones
+
     @asynccontextmanager
     async def claimed(self, connection: Connection, hello: BinaryHello) -> AsyncIterator[Slot]:
         """Hold ``hello.server_id`` for ``connection``; on leaving, release it into its grace window.

@@ -1,0 +1,42 @@
+"""``relayd check``: every setting with its value and source, or the first that is refused."""
+
+import argparse
+import os
+import sys
+from typing import Final
+
+from attrs import fields
+
+from relayd.configuration import BadSetting, load
+from relayd.flags import add_settings, given
+from relayd.settings import Settings, flag_of, shown
+
+__all__ = ["HELP", "configure", "run"]
+
+HELP: Final = "print every setting with its value and source; exit 2 on the first that is refused"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take the flags that the relay takes."""
+    add_settings(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the settings that ``relayd`` with these flags would have."""
+    try:
+        loaded = load(given(options), os.environ)
+    except BadSetting as refusal:
+        print(f"relayd: {refusal}", file=sys.stderr)
+        return 2
+    rows = [
+        (
+            flag_of(attribute.name),
+            shown(getattr(loaded.settings, attribute.name)),
+            loaded.sources[attribute.name],
+        )
+        for attribute in fields(Settings)
+    ]
+    widths = [max(len(row[column]) for row in rows) for column in range(2)]
+    for name, value, source in rows:
+        print(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}")
+    return 0

@@ -1,0 +1,129 @@
+"""Where settings come from: defaults < a file < the environment < flags; each refusal names its source."""
+
+import difflib
+import tomllib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final
+
+from attrs import evolve, fields, frozen
+
+from relayd.settings import Settings, flag_of, setting_of, shown
+
+__all__ = ["DEFAULT_FILE", "BadSetting", "Loaded", "load", "reloaded"]
+
+DEFAULT_FILE: Final = Path("/etc/relayd/relayd.toml")
+"""Read if it is there, unless another is named."""
+
+ENVIRONMENT_PREFIX: Final = "RELAYD_"
+FILE_FLAG: Final = "config"
+
+_KNOWN: Final = {attribute.name: setting_of(attribute) for attribute in fields(Settings)}
+
+
+class BadSetting(ValueError):
+    """A value or a file was refused; its text is the one line to show."""
+
+    @classmethod
+    def value(cls, name: str, source: str, value: str, accepted: str) -> "BadSetting":
+        """The setting called ``name`` has a ``value`` from ``source`` that is not ``accepted``."""
+        return cls(f"{name}: {source} is {_quoted(value)}, but {accepted} is accepted")
+
+
+@frozen
+class Loaded:
+    """Settings, and for each the words that say where its value came from."""
+
+    settings: Settings
+    sources: Mapping[str, str]
+    """By field: "the default", "the flag --grace" and so on."""
+    file: Path | None
+    """The file that was read."""
+
+
+def load(flags: Mapping[str, str | Sequence[str]], environment: Mapping[str, str]) -> Loaded:
+    """Settings from their defaults, under a file, under ``RELAYD_…`` variables, under flags; all as text.
+
+    ``flags`` has the field's name for a key, and only flags that were given; ``config`` among them names
+    the file. Raises `BadSetting` for the first value that is not accepted. Other ``RELAYD_…`` variables
+    are left alone: Kubernetes, for one, sets some for every service.
+    """
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(_KNOWN, "the default")
+    file = _file_named(flags, environment)
+    for name, source, text in (*_from_file(file), *_from_environment(environment), *_from_flags(flags)):
+        try:
+            values[name] = _KNOWN[name].parse(text)
+        except ValueError:
+            raise BadSetting.value(flag_of(name), source, text, _KNOWN[name].accepted) from None
+        sources[name] = source
+    return Loaded(Settings(**values), sources, file)
+
+
+def reloaded(old: Settings, new: Settings) -> tuple[Settings, list[str], list[str]]:
+    """What becomes of ``old`` when ``new`` was read while relayd runs.
+
+    Returns the settings to go on with, the names of those that changed, and the names of those that
+    would have but need a restart.
+    """
+    differing = [name for name in _KNOWN if getattr(old, name) != getattr(new, name)]
+    live = [name for name in differing if _KNOWN[name].live]
+    settings = evolve(old, **{name: getattr(new, name) for name in live})
+    return settings, live, [name for name in differing if name not in live]
+
+
+_Found = Iterator[tuple[str, str, str]]
+"""Name of the field, words for the source, text."""
+
+
+def _from_flags(flags: Mapping[str, str | Sequence[str]]) -> _Found:
+    for name, given in flags.items():
+        if name in _KNOWN:
+            yield name, f"the flag --{flag_of(name)}", given if isinstance(given, str) else ",".join(given)
+
+
+def _from_environment(environment: Mapping[str, str]) -> _Found:
+    for variable, text in sorted(environment.items()):
+        name = variable.removeprefix(ENVIRONMENT_PREFIX).lower()
+        if variable.startswith(ENVIRONMENT_PREFIX) and name in _KNOWN:
+            yield name, f"the environment variable {variable}", text
+
+
+def _file_named(flags: Mapping[str, str | Sequence[str]], environment: Mapping[str, str]) -> Path | None:
+    named = flags.get(FILE_FLAG) or environment.get(ENVIRONMENT_PREFIX + FILE_FLAG.upper())
+    if named:
+        assert isinstance(named, str)
+        return Path(named)
+    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
+
+
+def _from_file(file: Path | None) -> _Found:
+    if file is None:
+        return
+    try:
+        document = tomllib.loads(file.read_text("utf-8"))
+    except OSError as error:
+        raise BadSetting(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise BadSetting(f"{file}: is not UTF-8") from None
+    except tomllib.TOMLDecodeError as error:
+        raise BadSetting(f"{file}: is not TOML: {_quoted(str(error))}") from None
+    flags = {flag_of(name): name for name in _KNOWN}
+    for key, value in document.items():
+        if key not in flags:
+            nearest = difflib.get_close_matches(flag_of(key), flags, 1)
+            hint = f"; did you mean {nearest[0]}?" if nearest else ""
+            raise BadSetting(f"{file}: there is no setting {_quoted(key)}{hint}")
+        yield flags[key], f"{key} in {file}", _text_of(value)
+
+
+def _text_of(value: object) -> str:
+    """A value of the file as it would be written in a flag."""
+    if isinstance(value, list):
+        return ",".join(_text_of(item) for item in value)
+    return shown(value) if isinstance(value, bool) else str(value)
+
+
+def _quoted(value: str) -> str:
+    shown = value if len(value) <= 80 else f"{value[:77]}..."
+    return f'"{shown}"' if shown.isprintable() else ascii(shown)

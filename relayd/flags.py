@@ -1,0 +1,72 @@
+"""Settings as flags of a command line."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
+
+from attrs import fields
+
+from relayd.configuration import DEFAULT_FILE
+from relayd.settings import Settings, flag_of, setting_of, shown
+
+__all__ = ["Parser", "add_settings", "given"]
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that says in one line what it does not understand."""
+
+    def error(self, message: str) -> NoReturn:
+        """Exit with status 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """Give ``parser`` a flag for each setting, and ``--config``."""
+    parser.add_argument(
+        "--config",
+        metavar="FILE",
+        default=argparse.SUPPRESS,
+        help=f"settings in TOML, each under the name of its flag (default: {DEFAULT_FILE}, if it is there)",
+    )
+    for attribute in fields(Settings):
+        setting = setting_of(attribute)
+        flag = f"--{flag_of(attribute.name)}"
+        text = f"{setting.help} (default: {_shown_default(attribute.default)})".replace("%", "%%")
+        if isinstance(attribute.default, bool):
+            group = parser.add_mutually_exclusive_group()
+            group.add_argument(
+                flag,
+                action="store_const",
+                const="true",
+                default=argparse.SUPPRESS,
+                dest=attribute.name,
+                help=text,
+            )
+            group.add_argument(
+                flag.replace("--", "--no-", 1),
+                action="store_const",
+                const="false",
+                default=argparse.SUPPRESS,
+                dest=attribute.name,
+            )
+        else:
+            action = "append" if isinstance(attribute.default, tuple) else "store"
+            parser.add_argument(
+                flag,
+                action=action,
+                metavar=setting.metavar,
+                default=argparse.SUPPRESS,
+                dest=attribute.name,
+                help=text,
+            )
+
+
+def given(options: argparse.Namespace) -> Mapping[str, str | Sequence[str]]:
+    """The flags among ``options`` as `relayd.configuration.load` takes them."""
+    return vars(options)
+
+
+def _shown_default(default: object) -> str:
+    if isinstance(default, bool):
+        return "on" if default else "off"
+    return shown(default) or "none"
