@@ -89,6 +89,14 @@ class WebSocket:
         self._verdict: Close | None = None
         self.reading = False
         self.signs_of_life = 0
+        #: When the connection was accepted, by trio's clock.
+        self.since = trio.current_time()
+        #: Messages and bytes that have come, those of control frames and headers among the bytes.
+        self.received_count = 0
+        self.received_bytes = 0
+        #: Seconds from the latest ping that was answered to its pong; None before the first.
+        self.round_trip: float | None = None
+        self._pinged_at: float | None = None
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -148,8 +156,11 @@ class WebSocket:
             self._frames_per_turn = self._turns.begin(self._turn, self._frames_per_turn)
             self._turn = self._turns.latest
             messages = decoder.decode(data, self._frames_per_turn)
+            self.received_count += len(messages)
             if decoder.pings:
                 self._summon().wake()
+            if decoder.pongs:
+                self._take_pong()
             if messages or not decoder.mid_message:
                 self._deadline = math.inf
             if decoder.mid_message:
@@ -162,6 +173,8 @@ class WebSocket:
 
     def ping(self) -> None:
         """Ask for a sign of life."""
+        if self._pinged_at is None:
+            self._pinged_at = trio.current_time()
         self.outbox.put_control(PING)
         self.outbox.flush()
 
@@ -221,6 +234,7 @@ class WebSocket:
                 data = b""
             self._more = len(data) == self._ask
             self._ask = _MORE_BYTES if len(data) >= _READ_BYTES else _READ_BYTES
+            self.received_bytes += len(data)
             self._show_life()
             return data
 
@@ -250,6 +264,12 @@ class WebSocket:
         elif now >= self._deadline:
             self.end(MESSAGE_TOO_SLOW)
             await trio.sleep_forever()  # which `end` has just cancelled
+
+    def _take_pong(self) -> None:
+        self._decoder.pongs = 0
+        if self._pinged_at is not None:
+            self.round_trip = trio.current_time() - self._pinged_at
+            self._pinged_at = None
 
     def _summon(self) -> Control:
         """Whoever answers control frames: brought the first time."""

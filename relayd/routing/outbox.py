@@ -71,6 +71,7 @@ class Outbox:
         "_write_timeout",
         "charge",
         "dead",
+        "sent_bytes",
         "sent_count",
     )
 
@@ -97,6 +98,8 @@ class Outbox:
         self.charge = 0
         #: How many frames have left the queue.
         self.sent_count = 0
+        #: How many bytes the kernel has taken, those of control frames and headers among them.
+        self.sent_bytes = 0
         #: The socket has failed, so nothing more will be sent. The reader learns why, and ends.
         self.dead = False
 
@@ -234,6 +237,7 @@ class Outbox:
             except OSError:
                 self._die()
                 return
+            self.sent_bytes += sent
             self._blocked = sent < size
             if not self._blocked and len(frames) == len(self._frames):
                 self.sent_count += len(frames)

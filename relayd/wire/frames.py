@@ -93,6 +93,7 @@ class FrameDecoder:
         "close_frame",
         "failure",
         "pings",
+        "pongs",
     )
 
     def __init__(self, max_message_bytes: int) -> None:
@@ -108,6 +109,8 @@ class FrameDecoder:
         self._fragments: bytearray | None = None
         #: Whole ping frames as received, still masked, oldest first.
         self.pings: list[bytes] = []
+        #: Pongs that have come; whoever looks may set it back.
+        self.pongs = 0
         #: The whole Close frame as received, still masked.
         self.close_frame: bytes | None = None
         #: The code in that Close frame; None when it carried none.
@@ -266,7 +269,9 @@ class FrameDecoder:
                     return
                 self.close_code = code
             self.close_frame = frame
-        # A pong asks for no answer; that bytes arrived at all is all that a heartbeat wants to know.
+        else:
+            # It asks for no answer, and that bytes arrived at all is all that a heartbeat wants to know.
+            self.pongs += 1
 
     def _fail(self, close: Close) -> None:
         self.failure = close
