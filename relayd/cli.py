@@ -1,6 +1,7 @@
 """The command line -> `relayd.settings.Settings` -> the daemon."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -49,6 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadSetting as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(encoding="utf-8")  # as JSON is, whatever the locale
     emit = logger(sys.stderr, level=settings.log_level, log_format=settings.log_format)
     try:
         return trio.run(run, settings, emit)
