@@ -1,6 +1,7 @@
 """The command line -> `relayd.settings.Settings` -> the daemon, or one of `relayd.commands`."""
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -55,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadSetting as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(encoding="utf-8")  # as JSON is, whatever the locale
     log = Log(sys.stderr, level=loaded.settings.log_level, log_format=loaded.settings.log_format)
     try:
         return trio.run(run, loaded.settings, log, lambda: load(given(options), os.environ).settings)

@@ -275,3 +275,28 @@ def test_sighup_with_a_bad_file_changes_nothing_and_says_why(start_relay: Start,
     assert '"soon"' in relay.event("reload_refused")["error"]
     assert relay.events("reloaded") == []
     assert relay.stop() == 0
+
+
+def test_limit_of_file_descriptors_is_raised_to_its_hard_maximum() -> None:
+    script = 'ulimit -S -n 256 && exec "$0" -m relayd --listen 127.0.0.1:0 --log-format json'
+    with subprocess.Popen(["sh", "-c", script, sys.executable], stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert b"listening" in process.stderr.readline()
+        limits = Path(f"/proc/{process.pid}/limits").read_text()
+        row = next(line for line in limits.splitlines() if line.startswith("Max open files"))
+        soft, hard = row.split()[3:5]
+        assert soft == hard
+        process.terminate()
+
+
+def test_json_lines_are_json_whatever_the_locale(start_relay: Start) -> None:
+    relay = start_relay(env={"PYTHONIOENCODING": "ascii"})
+    headers = {"x-pyrycode-server": "s", "x-pyrycode-version": "1", "x-pyrycode-token": "t"}
+    with (
+        connect(relay.url("/v1/server"), additional_headers=headers),
+        connect(
+            relay.url("/v1/client"),
+            additional_headers={**headers, "x-pyrycode-device-name": "caf\u00c3\u00a9"},
+        ),
+    ):
+        assert relay.event("phone_registered")["device_name"] == "caf\u00e9"

@@ -3,7 +3,8 @@
     socket -> FrameDecoder -> data messages  -> the forwarder, through `WebSocket.receive`
                            -> pings, Close   -> trio-websocket, through `Control`
     socket <- Outbox       <- data messages  <- whoever sends to this peer
-                           <- pongs, Close   <- trio-websocket, through `Control`
+                           <- pongs, answers to a Close   <- trio-websocket, through `Control`
+                           <- pings, a Close of our own   <- this file
 
 The forwarder is the only reader of the socket: `WebSocket.receive` reads, keeps what is data, and
 leaves what is control to `relayd.edge.control`, where trio-websocket finds it as if it had read it
@@ -69,6 +70,8 @@ class WebSocket:
         self._stream = stream
         self._decoder = FrameDecoder(settings.max_frame_bytes)
         self._control: Control | None = None
+        # Our Close frame is on its way, and nothing may follow it.
+        self._saying_goodbye = False
         self._answer = upgrade.answer
         # What came in one read with the request head: a client need not wait for our 101.
         self._leftover = upgrade.leftover
@@ -157,8 +160,8 @@ class WebSocket:
             self._turn = self._turns.latest
             messages = decoder.decode(data, self._frames_per_turn)
             self.received_count += len(messages)
-            if decoder.pings:
-                self._summon().wake()
+            if decoder.pings and not self._saying_goodbye:
+                self._summon().answer_pings()
             if decoder.pongs:
                 self._take_pong()
             if messages or not decoder.mid_message:
@@ -274,7 +277,7 @@ class WebSocket:
     def _summon(self) -> Control:
         """Whoever answers control frames: brought the first time."""
         if self._control is None:
-            self._control = Control(self._decoder, self.outbox)
+            self._control = Control(self._decoder.pings, self.outbox)
             self._nursery.start_soon(self._control.open, self._nursery)
         return self._control
 
@@ -287,10 +290,6 @@ class WebSocket:
         elif self._decoder.close_frame is not None:
             # Nothing may follow, or hold up, the answer that trio-websocket is to give.
             self.outbox.discard()
-            if self._control is not None:
-                self._control.wake()
-        elif self._control is not None:
-            self._control.hang_up()
 
     def _show_life(self) -> None:
         self.signs_of_life += 1
@@ -311,14 +310,17 @@ class WebSocket:
             elif decoder.close_code == _UNKNOWN_TO_WSPROTO:
                 await self._fail(Close(_UNKNOWN_TO_WSPROTO))
             elif decoder.close_frame is not None:
-                await self._summon().answer_close()
+                await self._summon().answer_close(decoder.close_frame)
             elif not self._over:
                 # At once, and without bringing trio-websocket first: in a drain, everybody is told.
                 self._send_close(self._verdict or NORMAL)
                 while await self.receive() is not None:
                     pass
+                # The peer's own Close may have crossed ours, and wait for what it has not read yet.
+                await self.outbox.drained()
 
     def _send_close(self, close: Close) -> None:
+        self._saying_goodbye = True
         if self._control is not None:
             self._control.mute()
         self.outbox.put_control(encode_close(close))

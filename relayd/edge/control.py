@@ -15,7 +15,6 @@ import trio
 import trio_websocket
 
 from relayd.routing.outbox import Outbox
-from relayd.wire.frames import FrameDecoder
 
 __all__ = ["Control"]
 
@@ -28,30 +27,33 @@ _HEAD: Final = (
 class Control:
     """Answers the control frames of one connection; `open` must have been started in its nursery."""
 
-    def __init__(self, decoder: FrameDecoder, outbox: Outbox) -> None:
-        self._tap = _Tap(decoder, outbox)
+    def __init__(self, pings: list[bytes], outbox: Outbox) -> None:
+        """``pings`` are whole ping frames as received, which are taken from its front."""
+        self._tap = _Tap(pings, outbox)
 
     async def open(self, nursery: trio.Nursery) -> None:
         """Bring trio-websocket, whose reader then runs in ``nursery``. What the peer does cannot hold it up."""
         request = await trio_websocket.wrap_server_stream(nursery, self._tap)
         _trim(await request.accept())
-        self._tap.open()
-
-    def wake(self) -> None:
-        """There is a control frame to answer."""
+        self._tap.open = True
         self._tap.wake()
 
-    def hang_up(self) -> None:
-        """The peer's bytes have come to their end."""
-        self._tap.hang_up()
+    def answer_pings(self) -> None:
+        """There are pings. Never waits."""
+        self._tap.wake()
+
+    async def answer_close(self, frame: bytes) -> None:
+        """Answer the peer's Close frame, given whole as received; return when the answer is with the kernel.
+
+        Not before its messages have gone where they belong: after the answer there are none to the peer.
+        """
+        self._tap.close_frame = frame
+        self._tap.wake()
+        await self._tap.closed.wait()
 
     def mute(self) -> None:
-        """A Close frame of ours is on its way, behind which nothing may follow: answer no more."""
+        """A Close frame of ours goes out, behind which nothing may follow: answer no more."""
         self._tap.muted = True
-
-    async def answer_close(self) -> None:
-        """Wait until the peer's Close frame has been answered."""
-        await self._tap.closed.wait()
 
 
 class _Tap(trio.abc.Stream):
@@ -61,33 +63,23 @@ class _Tap(trio.abc.Stream):
     kernel, so a peer that floods us with pings and reads no pongs makes nothing pile up.
     """
 
-    def __init__(self, decoder: FrameDecoder, outbox: Outbox) -> None:
-        self._decoder = decoder
+    def __init__(self, pings: list[bytes], outbox: Outbox) -> None:
+        self._pings = pings
         self._outbox = outbox
         self._head = _HEAD
-        self._open = False
         self._arrival = trio.lowlevel.ParkingLot()
-        self._close_taken = False
-        self._hung_up = False
-        #: Nothing is handed out any more.
+        #: trio-websocket has seen an opening handshake: what it sends from now on is for the peer.
+        self.open = False
+        #: The peer's, to be handed out behind its pings.
+        self.close_frame: bytes | None = None
+        #: Nothing is handed out any more, and an answer that is under way goes nowhere.
         self.muted = False
-        #: trio-websocket is done with the connection, or the peer is.
+        #: trio-websocket is done with the connection.
         self.closed = trio.Event()
-
-    def open(self) -> None:
-        """trio-websocket has seen an opening handshake: what it sends from now on is for the peer."""
-        self._open = True
-        self.wake()
 
     def wake(self) -> None:
         """There may be something new to receive."""
         self._arrival.unpark_all()
-
-    def hang_up(self) -> None:
-        """The peer's bytes have come to their end."""
-        self._hung_up = True
-        self.closed.set()
-        self.wake()
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -95,25 +87,23 @@ class _Tap(trio.abc.Stream):
             if self._head:
                 head, self._head = self._head, b""
                 return head
-            if self._open:
-                if self._hung_up:
-                    return b""
-                if self.closed.is_set():
-                    raise trio.ClosedResourceError
-                if not self.muted:
-                    if self._decoder.pings:
-                        return self._decoder.pings.pop(0)
-                    if self._decoder.close_frame is not None and not self._close_taken:
-                        self._close_taken = True
-                        return self._decoder.close_frame
+            if self.closed.is_set():
+                raise trio.ClosedResourceError
+            if self.open and not self.muted:
+                if self._pings:
+                    return self._pings.pop(0)
+                if self.close_frame is not None:
+                    frame, self.close_frame = self.close_frame, None
+                    return frame
             await self._arrival.park()
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        if self._open:
+        if self.open and not self.muted:
             self._outbox.put_control(bytes(data))
             self._outbox.flush()
             await self._outbox.drained()
             if self._outbox.dead:
+                self.closed.set()
                 raise trio.BrokenResourceError
         await trio.lowlevel.checkpoint()
 

@@ -1,24 +1,22 @@
 """The request head: ``/healthz``, or an upgrade (contract: "Endpoints").
 
-One request per connection. It is parsed by httptools, which is llhttp, the parser of Node.js: it takes
-no shape of a head that another parser might read differently. It is answered here unless it is an
-upgrade in good order. Answers never echo a byte of the request.
+One request per connection. `relayd.wire.head` reads it; it is answered here unless it is an upgrade in
+good order. Answers never echo a byte of the request.
 """
 
 import binascii
 import json
-import re
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from email.utils import formatdate
 from typing import Any, Final, Protocol
 
-import httptools
 import trio
 from attrs import frozen
 from websockets.utils import accept_key
 
 from relayd.settings import Settings
+from relayd.wire.head import BadHead, Head, may_become_head, parse_head
 from relayd.wire.upgrade import BadHeaders, BinaryHello, PhoneHello, binary_hello, phone_hello
 
 __all__ = ["Front", "Upgrade", "answer_request"]
@@ -26,12 +24,11 @@ __all__ = ["Front", "Upgrade", "answer_request"]
 MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_HEADERS: Final = 100
 
+_END_OF_HEAD: Final = b"\r\n\r\n"
+
 _BINARY_PATHS: Final = (b"/v1/server", b"/v2/server")
 _PHONE_PATHS: Final = (b"/v1/client", b"/v2/client")
 _HEALTH_PATH: Final = b"/healthz"
-
-_METHOD: Final = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+ ")
-"""What may be a method (RFC 9110, section 9.1), although the parser knows it not."""
 
 _REASONS: Final = {
     200: b"OK",
@@ -82,43 +79,6 @@ class _Answer(Exception):
     body: bytes = b""
 
 
-def _not_allowed() -> _Answer:
-    return _Answer(405, ((b"allow", b"GET"),))
-
-
-class _Head:
-    """A request head, as the parser finds it piece by piece. What follows the first is not looked at."""
-
-    def __init__(self) -> None:
-        self.size = 0
-        self.complete = False
-        self.target = b""
-        #: Names in lower case, values without surrounding white space.
-        self.headers: list[tuple[bytes, bytes]] = []
-
-    def on_url(self, part: bytes) -> None:
-        if not self.complete:
-            self.target += part
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        if not self.complete:
-            self.headers.append((name.lower(), value.rstrip(b" \t")))
-
-    def on_headers_complete(self) -> None:
-        self.complete = True
-
-
-@frozen
-class _Request:
-    """A whole request head, and the bytes that followed it."""
-
-    method: bytes
-    target: bytes
-    version: str
-    headers: list[tuple[bytes, bytes]]
-    leftover: bytes
-
-
 async def answer_request(
     stream: trio.SocketStream, settings: Settings, front: Front, on_refused: Callable[[int], None]
 ) -> Upgrade | None:
@@ -127,15 +87,14 @@ async def answer_request(
     Bounded by the handshake timeout for the whole head, and by another for the answer.
     ``on_refused`` is told the status of an error that may be logged.
     """
-    head = _Head()
+    received = bytearray()
     try:
         with trio.move_on_after(settings.handshake_timeout):
-            request = await _read_head(stream, head)
-            if request is None:
-                return None
-            return _judge(request, settings, front)
+            if await _read_head(stream, received):
+                return _judge(bytes(received), settings, front)
+            return None
         # Not a word to a client that has sent none: it may be a port scan, or a spare connection.
-        if head.size:
+        if received:
             await _send(stream, settings, _Answer(408))
             on_refused(408)
     except BadHeaders:
@@ -147,83 +106,74 @@ async def answer_request(
     return None
 
 
-async def _read_head(stream: trio.SocketStream, head: _Head) -> _Request | None:
-    """The request, or None if the client hung up before it was whole. Raises `_Answer`."""
-    parser = httptools.HttpRequestParser(head)
-    leftover = b""
-    while not head.complete:
-        if head.size == MAX_HEAD_BYTES:
+async def _read_head(stream: trio.SocketStream, received: bytearray) -> bool:
+    """Read until the head is whole; False if the client hung up before. Raises `_Answer`."""
+    while _END_OF_HEAD not in received:
+        if len(received) == MAX_HEAD_BYTES:
             raise _Answer(431)
         try:
-            data = await stream.receive_some(MAX_HEAD_BYTES - head.size)
+            data = await stream.receive_some(MAX_HEAD_BYTES - len(received))
         except trio.BrokenResourceError:
             data = b""
         if not data:
-            return None
-        head.size += len(data)
-        try:
-            parser.feed_data(data)
-        except httptools.HttpParserUpgrade as upgrade:
-            leftover = data[upgrade.args[0] :]
-        except httptools.HttpParserError as error:
-            # After a whole head, what is wrong with the rest is of no interest.
-            if not head.complete:
-                unknown = isinstance(error, httptools.HttpParserInvalidMethodError)
-                raise (_not_allowed() if unknown and _METHOD.match(data) else _Answer(400)) from None
-    if len(head.headers) > MAX_HEADERS:
+            return False
+        received += data
+        if not may_become_head(received):
+            raise _Answer(400)
+    return True
+
+
+def _judge(received: bytes, settings: Settings, front: Front) -> Upgrade:
+    """The upgrade that a request asks for. Raises `_Answer` or `BadHeaders` if there is to be none."""
+    end = received.index(_END_OF_HEAD) + len(_END_OF_HEAD)
+    try:
+        head = parse_head(received[:end])
+    except BadHead:
+        raise _Answer(400) from None
+    if len(head.fields) > MAX_HEADERS:
         raise _Answer(431)
-    version = parser.get_http_version()
-    # RFC 9112, section 3.2: exactly one Host, but in HTTP/1.0, which knew none.
-    hosts = sum(name == b"host" for name, _ in head.headers)
-    if hosts > 1 or (hosts < 1 and version != "1.0"):
-        raise _Answer(400)
-    return _Request(parser.get_method(), head.target, version, head.headers, leftover)
-
-
-def _judge(request: _Request, settings: Settings, front: Front) -> Upgrade:
-    """The upgrade that ``request`` asks for. Raises `_Answer` or `BadHeaders` if there is to be none."""
-    path = request.target.partition(b"?")[0]
+    path = head.target.partition(b"?")[0]
     if path not in (_HEALTH_PATH, *_BINARY_PATHS, *_PHONE_PATHS):
         raise _Answer(404)
-    if request.method != b"GET":
-        raise _not_allowed()
+    if head.method != b"GET":
+        raise _Answer(405, ((b"allow", b"GET"),))
     if path == _HEALTH_PATH:
         headers = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
         raise _Answer(503 if front.draining else 200, headers, json.dumps(front.health()).encode())
-    key = _websocket_key(request)
+    key = _websocket_key(head)
     if path in _BINARY_PATHS:
-        hello: BinaryHello | PhoneHello = binary_hello(request.headers)
+        hello: BinaryHello | PhoneHello = binary_hello(head.fields)
     else:
-        hello = phone_hello(request.headers, require_token=settings.require_token)
+        hello = phone_hello(head.fields, require_token=settings.require_token)
     if front.draining:
         raise _Answer(503, ((b"retry-after", b"1"),))
-    return Upgrade(hello, _SWITCHING % accept_key(key.decode("ascii")).encode("ascii"), request.leftover)
+    return Upgrade(hello, _SWITCHING % accept_key(key.decode("ascii")).encode("ascii"), received[end:])
 
 
-def _websocket_key(request: _Request) -> bytes:
+def _websocket_key(head: Head) -> bytes:
     """The key of an upgrade to WebSocket version 13 (RFC 6455, section 4.2.1). Raises `_Answer`."""
-    values: dict[bytes, bytes] = {}
-    for name, value in request.headers:
-        values[name] = values[name] + b"," + value if name in values else value
 
     def tokens(name: bytes) -> list[bytes]:
-        return [token.strip().lower() for token in values.get(name, b"").split(b",")]
+        return [token.strip().lower() for value in head.values(name) for token in value.split(b",")]
 
     if (
-        request.version != "1.1"
+        head.minor_version < 1
         or b"upgrade" not in tokens(b"connection")
         or b"websocket" not in tokens(b"upgrade")
-        or values.get(b"sec-websocket-version") != b"13"
+        or head.values(b"sec-websocket-version") != [b"13"]
     ):
         raise _Answer(426, ((b"upgrade", b"websocket"), (b"sec-websocket-version", b"13")))
-    key = values.get(b"sec-websocket-key", b"")
+    # What a proxy takes for a body would be frames to us.
+    if head.values(b"transfer-encoding") or head.values(b"content-length") not in ([], [b"0"]):
+        raise _Answer(400)
+    keys = head.values(b"sec-websocket-key")
     try:
-        nonce = binascii.a2b_base64(key, strict_mode=True)
+        nonce = binascii.a2b_base64(keys[0], strict_mode=True) if len(keys) == 1 else b""
     except binascii.Error:
         raise _Answer(400) from None
     if len(nonce) != 16:
         raise _Answer(400)
-    return key
+    return keys[0]
 
 
 async def _send(stream: trio.SocketStream, settings: Settings, answer: _Answer) -> None:

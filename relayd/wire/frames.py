@@ -46,7 +46,7 @@ def encode_text(payload: bytes, before: bytes = b"", after: bytes = b"") -> byte
         header = b"\x81\x7e" + length.to_bytes(2, "big")
     else:
         header = b"\x81\x7f" + length.to_bytes(8, "big")
-    return b"".join((header, before, payload, after)) if before else header + payload
+    return b"".join((header, before, payload, after)) if before or after else header + payload
 
 
 def encode_close(close: Close) -> bytes:

@@ -115,6 +115,16 @@ def test_token_is_never_compared_nor_logged_and_device_name_is_cut_and_escaped(r
         assert "secret" not in relay.log_text()
 
 
+def test_ascii_control_characters_of_a_device_name_are_escaped_too(relay: RelayProcess) -> None:
+    with peers_at(relay, unused_server_id()) as peers:
+        upgrade = {**UPGRADE, **ROUTING["/v1/client"], "x-pyrycode-server": peers.server_id}
+        command = curl_command(relay, "/v1/client", {**upgrade, "x-pyrycode-device-name": "a\x1b[31m\x7f\tb"})
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL) as held:
+            event = relay.event("phone_registered", server_id=peers.server_id)
+            held.terminate()
+        assert event["device_name"] == "a\\x1b[31m\\x7f\\tb"
+
+
 def test_healthz_says_ok_and_counts_and_is_not_stored(relay: RelayProcess) -> None:
     with peers_at(relay, unused_server_id()) as peers:
         before = health(relay)

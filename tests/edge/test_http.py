@@ -4,7 +4,7 @@ import socket
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.relay_process import WAIT, RelayProcess
@@ -53,8 +53,23 @@ ODD = {
     "HTTP/1.0": (upgrade(start=b"GET /v1/server HTTP/1.0\r\n"), 426),
     "HTTP/1.0 without a host": (b"GET /healthz HTTP/1.0\r\n\r\n", 200),
     "HTTP/1.2": (upgrade(start=b"GET /v1/server HTTP/1.2\r\n"), 400),
+    "HTTP/0.9": (b"GET /healthz HTTP/0.9\r\nHost: a\r\n\r\n", 400),
+    "HTTP/2.0 in a line of HTTP/1": (b"GET /healthz HTTP/2.0\r\nHost: a\r\n\r\n", 400),
+    "RTSP": (upgrade(start=b"GET /v1/server RTSP/1.1\r\n"), 400),
+    "two spaces": (upgrade(start=b"GET  /v1/server HTTP/1.1\r\n"), 400),
+    "two spaces before the version": (upgrade(start=b"GET /v1/server  HTTP/1.1\r\n"), 400),
+    "an empty line before it": (b"\r\n" + upgrade(), 400),
+    "a length that is no number": (upgrade(more=b"Content-Length: +1\r\n"), 400),
+    "an upgrade with a body": (upgrade(more=b"Content-Length: 8\r\n"), 400),
+    "an upgrade with a body in chunks": (upgrade(more=b"Transfer-Encoding: chunked\r\n"), 400),
+    "an upgrade that says it has no body": (upgrade(more=b"Content-Length: 0\r\n"), 101),
+    "two versions": (upgrade(more=b"Sec-WebSocket-Version: 13\r\n"), 426),
+    "two keys": (upgrade(more=b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"), 400),
+    "a control character in a value": (upgrade(more=b"X: a\x1bb\r\n"), 101),
+    "no HTTP at all": (b"HELO smtp.example\r\n", 400),
     "HTTP/2": (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400),
     "a method that nobody knows": (upgrade(start=b"BREW /v1/server HTTP/1.1\r\n"), 405),
+    "the same for a path that nobody knows": (upgrade(start=b"BREW /nowhere HTTP/1.1\r\n"), 404),
     "upgrade to something else": (upgrade().replace(b"websocket", b"h2c"), 426),
     "a second request behind it": (
         b"GET /healthz HTTP/1.1\r\nHost: a\r\n\r\nGET /nowhere HTTP/1.1\r\n\r\n",
@@ -78,6 +93,7 @@ def test_head_of_16_kib_is_served_and_a_longer_one_gets_431(relay: RelayProcess)
     assert asked(relay, upgrade(more=b"X: %b\r\n" % (b"a" * (room + 1)))).startswith(b"HTTP/1.1 431 ")
 
 
+@settings(deadline=None)
 @given(cuts=st.lists(st.integers(0, len(upgrade())), max_size=8))
 def test_head_reads_the_same_however_it_is_cut(relay: RelayProcess, cuts: list[int]) -> None:
     whole = upgrade()

@@ -3,9 +3,12 @@
 from collections.abc import Sequence
 
 import pytest
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from relayd.edge.turns import LEAST_FRAMES, Turns
+from relayd.ops.events import EnvelopesDropped
 from relayd.wire.frames import FRAMES_PER_BATCH
+from tests.trio_client import relay_under_test
 
 
 def shares(takers: Sequence[str]) -> list[int]:
@@ -38,3 +41,16 @@ def test_the_longest_turns_end_as_soon_as_somebody_else_has_one() -> None:
 def test_many_that_take_turns_share_a_round_down_to_the_least(takers: int, frames: int) -> None:
     names = [str(number) for number in range(takers)]
     assert set(shares(names * 3)[-takers:]) == {frames}
+
+
+async def test_turns_of_a_binary_that_is_alone_grow_from_the_least_on(autojump_clock: MockClock) -> None:
+    async with relay_under_test() as relay:
+        binary = await relay.binary()
+        await wait_all_tasks_blocked()
+        await binary.stream.send_all(b"\x81\x81\0\0\0\0x" * 1000)
+        await wait_all_tasks_blocked()
+        turns = [event.malformed for event in relay.seen(EnvelopesDropped)]
+        assert sum(turns) == 1000
+        growth = range(turns[0], FRAMES_PER_BATCH, 16)
+        assert turns[0] <= LEAST_FRAMES + 16
+        assert turns[: len(growth)][:-1] == list(growth)[: len(turns) - 1]

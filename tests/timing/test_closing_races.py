@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable
 import pytest
 import trio
 from trio.testing import MockClock
-from wsproto.events import CloseConnection
+from trio_websocket import WebSocketConnection
+from wsproto.events import CloseConnection, Ping, Pong
 
 from relayd.edge.connection import WebSocket
+from relayd.edge.control import Control
 from relayd.ops.events import InternalError, PhoneUnregistered
 from tests.trio_client import Client, RelayUnderTest, relay_under_test
 
@@ -126,6 +128,25 @@ def break_a_rule(rule: bytes, code: int) -> Callable[[RelayUnderTest], Awaitable
     return act
 
 
+def ping_and(then: Callable[[Client], Awaitable[None]]) -> Callable[[RelayUnderTest], Awaitable[None]]:
+    """Both sides have had their pings answered, twice, and then do what ``then`` does."""
+
+    async def act(relay: RelayUnderTest) -> None:
+        peers = await relay.binary(), await relay.phone()
+        for peer in peers:
+            for payload in (b"one", b"two"):
+                await peer.send(Ping(payload))
+                assert await peer.next_event() == Pong(payload)
+        for peer in reversed(peers):
+            await then(peer)
+
+    return act
+
+
+async def hang_up(client: Client) -> None:
+    await client.stream.aclose()
+
+
 async def never_upgrade(relay: RelayUnderTest) -> None:
     """One client says nothing, one gets a 404 and one hangs up in the midst of its request."""
     for request in (b"", b"GET /nowhere HTTP/1.1\r\nHost: relay\r\n\r\n", b"GET /"):
@@ -148,6 +169,9 @@ async def never_upgrade(relay: RelayUnderTest) -> None:
         pytest.param(break_a_rule(NO_JSON, 1007), id="1007"),
         pytest.param(break_a_rule(NO_JSON[:3], 1008), id="1008"),
         pytest.param(break_a_rule(BEGINNING_OF_TOO_MUCH, 1009), id="1009"),
+        pytest.param(ping_and(Client.close), id="pings, then Close"),
+        pytest.param(ping_and(hang_up), id="pings, then EOF"),
+        pytest.param(ping_and(lambda peer: peer.stream.send_all(b"\x81\x00")), id="pings, then 1002"),
         pytest.param(never_upgrade, id="no upgrade"),
     ],
 )
@@ -175,4 +199,5 @@ async def test_every_ending_gives_back_its_tasks_file_descriptors_and_slots(
         assert held() == before
         assert not relay.seen(InternalError)
         # Counted references have freed them all: the collector, which stops the world, is not needed.
-        assert not any(isinstance(thing, WebSocket) for thing in gc.get_objects())
+        kinds = (WebSocket, Control, WebSocketConnection)
+        assert not any(isinstance(thing, kinds) for thing in gc.get_objects())

@@ -302,6 +302,17 @@ def test_a_batch_is_bounded_and_backlog_says_that_frames_are_left() -> None:
     assert not decoder.mid_message
 
 
+@pytest.mark.parametrize("begun", [0, 1, 6, 8])
+def test_a_batch_is_as_large_as_was_asked_for_also_when_its_first_frame_has_begun_before(begun: int) -> None:
+    stream = frame(TEXT, b"xyz") * 10
+    decoder = FrameDecoder(CAP)
+    assert decoder.decode(stream[:begun]) == []
+    batches = [decoder.decode(stream[begun:], 4)]
+    while decoder.backlog:
+        batches.append(decoder.decode(b"", 4))
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+
+
 def test_what_is_fed_on_top_of_a_backlog_comes_after_it() -> None:
     decoder = FrameDecoder(CAP)
     numbers = [b"%d" % number for number in range(FRAMES_PER_BATCH + 3)]

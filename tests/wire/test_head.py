@@ -1,0 +1,99 @@
+"""Request heads as bytes; h11, a parser that forgives more than ours, is the oracle for what ours takes."""
+
+import h11
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relayd.wire.head import BadHead, Head, may_become_head, parse_head
+
+GOOD = b"GET /v1/client?a=b HTTP/1.1\r\nHost: relay\r\nX-Two: \t a \t b \r\nx-two:\r\n\r\n"
+
+NAMES = st.text("abcXYZ019!#$%&'*+-.^_`|~", min_size=1, max_size=9).map(str.encode)
+VALUES = st.text(st.characters(min_codepoint=0x20, max_codepoint=0xFF, exclude_characters="\x7f"), max_size=20)
+FIELDS = st.lists(st.tuples(NAMES, VALUES.map(lambda text: text.encode("latin-1"))), max_size=5)
+
+
+def head_of(fields: list[tuple[bytes, bytes]]) -> bytes:
+    lines = [b"%b: %b\r\n" % field for field in [(b"Host", b"relay"), *fields]]
+    return b"GET / HTTP/1.1\r\n" + b"".join(lines) + b"\r\n"
+
+
+def by_h11(data: bytes) -> Head | None:
+    parser = h11.Connection(h11.SERVER)
+    parser.receive_data(data)
+    try:
+        request = parser.next_event()
+    except h11.RemoteProtocolError:
+        return None
+    if not isinstance(request, h11.Request):
+        return None
+    minor = int(request.http_version[2:])
+    return Head(request.method, request.target, minor, list(request.headers))
+
+
+def test_head_is_read() -> None:
+    fields = [(b"host", b"relay"), (b"x-two", b"a \t b"), (b"x-two", b"")]
+    head = parse_head(GOOD)
+    assert head == Head(b"GET", b"/v1/client?a=b", 1, fields)
+    assert head.values(b"x-two") == [b"a \t b", b""]
+    assert parse_head(b"PUT * HTTP/1.0\r\n\r\n") == Head(b"PUT", b"*", 0, [])
+
+
+def test_control_characters_of_a_value_are_kept_for_whoever_escapes_them() -> None:
+    assert parse_head(head_of([(b"x", b"a\x1b\x7f\x85b")])).fields[1] == (b"x", b"a\x1b\x7f\x85b")
+
+
+@given(FIELDS)
+def test_what_is_well_formed_is_read_as_h11_reads_it(fields: list[tuple[bytes, bytes]]) -> None:
+    data = head_of(fields)
+    theirs = by_h11(data)
+    try:
+        ours = parse_head(data)
+    except BadHead:
+        # A second Host or a length that is none.
+        assert any(name.lower() in (b"host", b"content-length") for name, _ in fields)
+    else:
+        assert ours == theirs
+
+
+@given(st.integers(0, len(GOOD) - 1), st.binary(max_size=2), st.integers(0, 2))
+def test_what_is_taken_after_a_mutation_is_what_h11_takes(at: int, inserted: bytes, cut: int) -> None:
+    data = GOOD[:at] + inserted + GOOD[at + cut :]
+    try:
+        ours = parse_head(data)
+    except BadHead:
+        return
+    theirs = by_h11(data)
+    if theirs is None:
+        # The one thing that h11 refuses and we do not.
+        assert any(byte < 0x20 or byte == 0x7F for byte in inserted)
+    else:
+        assert ours == theirs
+
+
+@given(FIELDS)
+def test_every_beginning_of_a_head_may_become_one(fields: list[tuple[bytes, bytes]]) -> None:
+    data = head_of(fields)
+    assert [end for end in range(len(data)) if not may_become_head(data[:end])] == []
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"\0",
+        b"\x16\x03\x01",
+        b"\xff",
+        b" ",
+        b"\r\n",
+        b"GET /\n",
+        b"GET  ",
+        b"GET / HTTP/1.1\n",
+        b"GET / HTTP/1.1 x",
+        b"HELO a\r\n",
+    ],
+)
+def test_what_cannot_become_a_head_is_known_at_once(data: bytes) -> None:
+    assert not may_become_head(data)
+    with pytest.raises(BadHead):
+        parse_head(data + b"\r\n\r\n")
