@@ -3,10 +3,12 @@
 import contextlib
 import json
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +97,30 @@ def test_without_standard_error_frames_go_on_and_no_peer_gets_the_log(daemon: Da
     daemon.carries_frames()
     process.terminate()
     assert process.wait(WAIT) == 0
+
+
+def test_no_name_of_a_phone_can_steer_a_terminal(daemon: Daemon, tmp_path: Path) -> None:
+    request = (
+        "GET /v1/client HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nUser-Agent: a\r\n"
+        'x-pyrycode-token: a\r\nx-pyrycode-server: a" b=c\r\n'
+        "x-pyrycode-device-name: a\t\x9b31m\u202e\u2028\U000e0041\r\n\r\n"
+    )
+    with (tmp_path / "log").open("wb") as log:
+        daemon.start(log.fileno(), "env", "RELAYD_LOG_FORMAT=text")
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(tmp_path / "relay"))
+        client.sendall(request.encode())
+        line = until(partial(_line, tmp_path / "log", "phone_refused"), "refusal")
+    assert line.isprintable()
+    assert 'server_id="a\\" b=c"' in line
+    assert r"""device_name="a\\t\\x9b31m\\u202e\\u2028\\U000e0041" """ in line
+
+
+def _line(log: Path, word: str) -> str | None:
+    """The first whole line with this word in it."""
+    lines = log.read_text().splitlines(keepends=True)
+    return next((line[:-1] for line in lines if word in line and line.endswith("\n")), None)
 
 
 def test_a_name_of_a_file_that_is_no_utf_8_is_logged(
