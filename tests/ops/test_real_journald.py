@@ -1,7 +1,8 @@
 """The real journald and journalctl.
 
 journald runs in a mount namespace of its own, with a /run and a /var/log that are gone with it: the
-machine's journal is no business of a test. Whoever is not root is root in a user namespace.
+machine's journal is no business of a test. The user namespace is for those who are not root, and for root
+too, as it keeps journald from the kernel's audit.
 """
 
 import json
