@@ -76,9 +76,10 @@ class Log:
                 nursery.start_soon(self._report_in_turn)
         finally:
             self._report()
+            await self._output.finish()
 
     def close(self) -> None:
-        """Write what waits if there is room for it, and give back what it was written with."""
+        """Give back what it was written with, after `run` has ended."""
         self._output.close()
 
     def _admits(self, name: str, limit: Limit) -> bool:

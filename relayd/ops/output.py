@@ -25,6 +25,9 @@ _FIRST_RETRY: Final = 0.005
 _LAST_RETRY: Final = 1.0
 """Seconds between attempts, after many in vain."""
 
+_FINAL_WAIT: Final = 1.0
+"""Seconds that the end waits for the log: a drain of thousands is written faster than it is read."""
+
 
 class Sink(Protocol):
     """Where bytes go."""
@@ -98,9 +101,14 @@ class Output:
             done = self.flush()
             pause = _FIRST_RETRY if done or self._waiting_bytes < before else min(2 * pause, _LAST_RETRY)
 
+    async def finish(self) -> None:
+        """Write what waits, for `_FINAL_WAIT` at most, even if cancelled."""
+        with trio.move_on_after(_FINAL_WAIT, shield=True):
+            while not self.flush():  # noqa: ASYNC110 (nobody tells when a disk or a journal has room)
+                await trio.sleep(_FIRST_RETRY)
+
     def close(self) -> None:
-        """A last attempt for what waits; then the sink is closed."""
-        self.flush()
+        """Close the sink; what still waits is lost."""
         self._sink.close()
 
 

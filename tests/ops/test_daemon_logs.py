@@ -34,8 +34,12 @@ class Daemon:
         process = subprocess.Popen([*wrapper, *relayd], stderr=stderr, env=environment)
         self._stack.callback(process.wait)
         self._stack.callback(process.kill)
-        until(self._path.exists, "socket of the relay")
+        until(self._listening, "socket of the relay")
         return process
+
+    def _listening(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as client:
+            return client.connect_ex(str(self._path)) == 0
 
     def connect(self, path: str, **headers: str) -> ClientConnection:
         """A peer under the server-id "demo"."""
@@ -86,7 +90,8 @@ def test_a_full_pipe_stops_no_frame_and_gets_the_entries_once_it_is_read(daemon:
         events = []
         while "phone_registered" not in events:
             events.append(json.loads(log.readline().lstrip(b"."))["event"])
-        assert events[:2] == ["listening", "binary_claimed"]
+        assert events[0] == "listening"
+        assert "binary_claimed" in events
         process.terminate()
         assert process.wait(WAIT) == 0
         assert b'"event":"stopped"' in log.read().splitlines()[-1]

@@ -4,10 +4,12 @@ import errno
 import fcntl
 import os
 import pty
+import select
 import socket
 import termios
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 
 import pytest
 import trio
@@ -51,6 +53,8 @@ class Stuck:
         if self._kind == "terminal":
             termios.tcflow(self.fd, termios.TCOON)
         os.set_blocking(self.reading, False)
+        # What goes through a terminal takes a moment of the kernel's own.
+        select.select([self.reading], [], [], 0.01)
         found = b""
         try:
             while True:
@@ -58,13 +62,15 @@ class Stuck:
         except BlockingIOError:
             return found.lstrip(b".")
 
-    def read_exactly(self, size: int) -> bytes:
-        """That many bytes, which may still be on their way through the terminal."""
-        os.set_blocking(self.reading, True)
+    async def read_all(self, size: int, between: Callable[[], Awaitable[object]]) -> bytes:
+        """That many bytes at least, with ``between`` awaited whenever no more have come."""
         found = b""
-        while len(found) < size:
-            found += os.read(self.reading, size - len(found))
-        return found
+        for _ in range(2000):
+            found += self.read()
+            if len(found) >= size:
+                return found
+            await between()
+        raise AssertionError(f"{len(found)} bytes of {size}")
 
 
 @contextmanager
@@ -98,10 +104,7 @@ async def test_what_was_not_taken_is_written_in_order_once_there_is_room(
             entries = [b"entry %d %s\n" % (number, b"-" * (number % 300)) for number in range(3000)]
             for entry in entries:
                 output.put(entry)
-            seen = b""
-            while not seen.endswith(entries[-1]):
-                seen += stuck.read()
-                await trio.sleep(2)
+            seen = await stuck.read_all(len(b"".join(entries)), partial(trio.sleep, 2))
             nursery.cancel_scope.cancel()
     assert seen == b"".join(entries)
 
@@ -116,14 +119,25 @@ async def test_what_is_too_much_is_lost_and_counted_in_its_place(
             nursery.start_soon(output.retry)
             for _ in range(kept + 17):
                 output.put(entry)
-            seen = b""
-            while not seen.endswith(b"lost 17\n"):
-                seen += stuck.read()
-                await trio.sleep(2)
+            seen = await stuck.read_all(len(entry) * kept + len(b"lost 17\n"), partial(trio.sleep, 2))
             output.put(b"after\n")
-            seen += stuck.read()
+            seen += await stuck.read_all(len(b"after\n"), partial(trio.sleep, 2))
             nursery.cancel_scope.cancel()
     assert seen == entry * kept + b"lost 17\nafter\n"
+
+
+async def test_the_end_waits_for_what_waits_but_not_for_long(
+    stuck: Stuck, autojump_clock: trio.testing.MockClock
+) -> None:
+    entries = [b"entry %d\n" % number for number in range(1000)]
+    with output_to(stuck.fd) as output, trio.CancelScope() as scope:
+        scope.cancel()
+        for entry in entries:
+            output.put(entry)
+        began = trio.current_time()
+        await output.finish()
+        assert 1 <= trio.current_time() - began < 2
+        assert await stuck.read_all(len(b"".join(entries)), output.finish) == b"".join(entries)
 
 
 def test_others_who_share_the_open_file_still_wait_for_it(stuck: Stuck) -> None:
@@ -135,12 +149,12 @@ def test_others_who_share_the_open_file_still_wait_for_it(stuck: Stuck) -> None:
     assert fcntl.fcntl(stuck.fd, fcntl.F_GETFL) == before
 
 
-def test_the_next_entry_brings_those_that_wait_even_if_nobody_retries(stuck: Stuck) -> None:
+async def test_the_next_entry_brings_those_that_wait_even_if_nobody_retries(stuck: Stuck) -> None:
     with output_to(stuck.fd) as output:
         output.put(b"one\n")
         stuck.read()
         output.put(b"two\n")
-        assert stuck.read_exactly(8) == b"one\ntwo\n"
+        assert await stuck.read_all(8, trio.lowlevel.checkpoint) == b"one\ntwo\n"
 
 
 @pytest.mark.parametrize("sink", ["a pipe whose reader is gone", "a full disk", "a socket whose peer is gone"])

@@ -87,7 +87,7 @@ def machine(tmp_path: Path) -> Iterator[Machine]:
 
 
 def test_journalctl_tells_the_story_of_one_server(machine: Machine) -> None:
-    until(machine.socket.exists, "socket of the relay")
+    until(lambda: machine.journal("RELAYD_EVENT=listening"), "socket of the relay")
     for server_id in ("demo", "another"):
         headers = {"x-pyrycode-server": server_id, "x-pyrycode-version": "1.0"}
         with unix_connect(str(machine.socket), uri="ws://localhost/v1/server", additional_headers=headers):
