@@ -1,10 +1,10 @@
 """The command line -> `relayd.settings.Settings` -> the daemon, or one of `relayd.commands`."""
 
 import argparse
-import io
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
 from types import ModuleType
 from typing import Final
 
@@ -17,6 +17,7 @@ from relayd.daemon import run
 from relayd.edge.listener import CannotListen
 from relayd.flags import Parser, add_settings, given
 from relayd.ops.log import Log
+from relayd.settings import Settings
 
 __all__ = ["main"]
 
@@ -56,15 +57,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BadSetting as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2
-    if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr.reconfigure(encoding="utf-8")  # as JSON is, whatever the locale
-    log = Log(sys.stderr, level=loaded.settings.log_level, log_format=loaded.settings.log_format)
     try:
-        return trio.run(run, loaded.settings, log, lambda: load(given(options), os.environ).settings)
+        with closing(_log(loaded.settings)) as log:
+            return trio.run(run, loaded.settings, log, lambda: load(given(options), os.environ).settings)
     except* CannotListen as failures:
         for failure in failures.exceptions:
             print(f"relayd: {_innermost(failure)}", file=sys.stderr)
     return 1
+
+
+def _log(settings: Settings) -> Log:
+    # Python leaves None there if it was started without descriptor 2, which a connection may have now.
+    fd = None if sys.stderr is None else sys.stderr.fileno()
+    return Log(fd, level=settings.log_level, log_format=settings.log_format)
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -187,6 +187,7 @@ async def run(settings: Settings, log: Log, reread: Callable[[], Settings]) -> i
     with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(obey, signals)
+            nursery.start_soon(log.run)
             await relay.serve()
             nursery.cancel_scope.cancel()
     return status

@@ -136,12 +136,12 @@ def _parse_level(text: str) -> Level:
     raise ValueError
 
 
-LogFormat = Literal["auto", "text", "json"]
+LogFormat = Literal["auto", "text", "json", "journal"]
 
 
 def _parse_log_format(text: str) -> LogFormat:
     match text.lower():
-        case "auto" | "text" | "json" as log_format:
+        case "auto" | "text" | "json" | "journal" as log_format:
             return log_format
     raise ValueError
 
@@ -228,7 +228,8 @@ class Settings:
     log_format: LogFormat = _setting(
         "auto",
         _parse_log_format,
-        accepted="one of auto, text, json",
+        accepted="one of auto, text, json, journal",
         metavar="FORMAT",
-        help="auto (text on a terminal, JSON lines elsewhere), text or json",
+        help="auto (the journal if stderr leads there, text on a terminal, JSON lines elsewhere), text, json "
+        "or journal",
     )

@@ -146,7 +146,7 @@ def test_listen_may_be_given_several_times(start_relay: Start) -> None:
 def test_log_format_auto_is_text_on_a_terminal_and_json_elsewhere_and_may_be_chosen(
     arguments: tuple[str, ...], terminal: bool, as_json: bool
 ) -> None:
-    with logging_relay(*arguments, terminal=terminal) as line:
+    with logging_relay(*arguments, terminal=terminal, NO_COLOR="1") as line:
         assert "listening" in line
         if as_json:
             assert json.loads(line)["event"] == "listening"

@@ -9,17 +9,33 @@ for bytes of a frame or an envelope, or for the text of somebody else's error.
 
 import re
 from collections.abc import Callable
-from functools import cache
 from typing import ClassVar, Literal, get_args
 
 from attrs import fields, frozen
 
-__all__ = ["LEVELS", "Emit", "Event", "Level", "as_markdown"]
+__all__ = ["CHURN", "FAULTS", "LEVELS", "Emit", "Event", "Level", "Limit", "as_markdown", "event_types"]
 
 Level = Literal["debug", "info", "warning", "error"]
 
 LEVELS: tuple[Level, ...] = get_args(Level)
 """From the most talkative to the quietest."""
+
+
+@frozen
+class Limit:
+    """How many entries of one event are logged: ``burst`` at once, then ``per_second`` of them."""
+
+    burst: int
+    per_second: float
+
+
+CHURN = Limit(burst=10_000, per_second=20)
+"""For what each peer in good order does once a connection. A network that breaks and heals brings two
+storms of 5,000 phones in a row, and all of it is wanted; 20 a second is 5,000 phones that come and go
+once in 4 minutes."""
+
+FAULTS = Limit(burst=1_000, per_second=5)
+"""For what goes wrong. The first of them tell what it is; the rest are its volume."""
 
 EndedBy = Literal["peer", "relay", "network"]
 """Who ended a connection: a Close frame of the peer, a decision of relayd, or neither (it vanished)."""
@@ -30,11 +46,18 @@ class Event:
     """Something that happened, with what may be said of it."""
 
     level: ClassVar[Level] = "info"
+    limit: ClassVar[Limit | None] = None
+    """Set where strangers can cause the event as often as they like."""
+    message_id: ClassVar[str]
+    """The journal's MESSAGE_ID, for ever the same: 128 random bits, from ``systemd-id128 new``."""
+    message: ClassVar[str]
+    """What the journal shows people, fields in braces. Fields that may be empty come last."""
 
-    @property
-    def name(self) -> str:
-        """The event's name in logs: its class name in snake case."""
-        return _snake_case(type(self).__name__)
+    name: ClassVar[str]
+    """The event's name in logs: its class name in snake case."""
+
+    def __init_subclass__(cls) -> None:
+        cls.name = re.sub(r"(?<!^)(?=[A-Z])", "_", cls.__name__).lower()
 
 
 Emit = Callable[[Event], None]
@@ -45,6 +68,8 @@ Emit = Callable[[Event], None]
 class Listening(Event):
     """A listener is open and connections are accepted."""
 
+    message_id: ClassVar[str] = "7b8638343a969f6a7a6e36a1a7b187dd"
+    message: ClassVar[str] = "listening on {address}"
     address: str
     """As for `--listen`, with the port that was really bound."""
 
@@ -53,6 +78,8 @@ class Listening(Event):
 class Reloaded(Event):
     """SIGHUP: the settings were read again."""
 
+    message_id: ClassVar[str] = "1b65cba234354439f04dda9ee3492f9c"
+    message: ClassVar[str] = "settings read again; for a restart: {needs_restart}; changed: {changed}"
     changed: str
     """The settings that changed, separated by commas."""
     needs_restart: str
@@ -64,6 +91,8 @@ class ReloadRefused(Event):
     """SIGHUP: the settings were read again and one was refused, so that all stay as they were."""
 
     level: ClassVar[Level] = "error"
+    message_id: ClassVar[str] = "ef69f6a7231437b1e3aad1ea6a4d97ce"
+    message: ClassVar[str] = "settings read again and refused, so all stay as they were: {error}"
     error: str
     """The line that a start would have ended with."""
 
@@ -72,6 +101,8 @@ class ReloadRefused(Event):
 class Draining(Event):
     """A signal arrived: upgrades are refused and every connection is closed with 1001."""
 
+    message_id: ClassVar[str] = "e89b333501ecdfdc48dc8071c91273a6"
+    message: ClassVar[str] = "draining after {signal}: closing {connections} connections with 1001"
     signal: str
     connections: int
     """WebSocket connections that are being closed."""
@@ -81,6 +112,8 @@ class Draining(Event):
 class Stopped(Event):
     """The drain is over and the process ends."""
 
+    message_id: ClassVar[str] = "4f3b64db9be94af0ad67460f1ff7aa77"
+    message: ClassVar[str] = "stopped, {unfinished} connections cut off"
     unfinished: int
     """Connections cut off because they had not finished closing in time."""
 
@@ -89,6 +122,9 @@ class Stopped(Event):
 class BinaryClaimed(Event):
     """A binary claimed a server-id that nobody held."""
 
+    limit: ClassVar[Limit | None] = CHURN
+    message_id: ClassVar[str] = "d5f3caef2ab29cac5d43a467b654672b"
+    message: ClassVar[str] = "binary from {remote} claimed server {server_id}, version {version}"
     server_id: str
     remote: str
     version: str
@@ -98,6 +134,12 @@ class BinaryClaimed(Event):
 class BinaryReclaimed(Event):
     """A binary claimed a server-id in its grace window; the phones of the old one were closed with 4404."""
 
+    limit: ClassVar[Limit | None] = CHURN
+    message_id: ClassVar[str] = "ae52fe0f92003708bc4b15d841a57147"
+    message: ClassVar[str] = (
+        "binary from {remote} reclaimed server {server_id}, {phones} phones of the old one closed, "
+        "version {version}"
+    )
     server_id: str
     remote: str
     version: str
@@ -109,6 +151,12 @@ class BinaryTookOver(Event):
     """The holder of a server-id did not answer; it was closed with 1011, its phones with 4404."""
 
     level: ClassVar[Level] = "warning"
+    limit: ClassVar[Limit | None] = CHURN
+    message_id: ClassVar[str] = "22f71a4ef4ebc51f6dd8873dfd656606"
+    message: ClassVar[str] = (
+        "binary from {remote} took over server {server_id} from a dead one, {phones} phones "
+        "closed, version {version}"
+    )
     server_id: str
     remote: str
     version: str
@@ -120,6 +168,11 @@ class ClaimRefused(Event):
     """The server-id is held by a live binary, so the newcomer was closed with 4409."""
 
     level: ClassVar[Level] = "warning"
+    limit: ClassVar[Limit | None] = FAULTS
+    message_id: ClassVar[str] = "7a22311ce424dd978bf184a13687be1b"
+    message: ClassVar[str] = (
+        "binary from {remote} refused: server {server_id} has a live one, version {version}"
+    )
     server_id: str
     remote: str
     version: str
@@ -129,6 +182,11 @@ class ClaimRefused(Event):
 class BinaryReleased(Event):
     """A binary's connection ended; its server-id entered the grace window."""
 
+    limit: ClassVar[Limit | None] = CHURN
+    message_id: ClassVar[str] = "15d9d9dd6dfd7b3938eee0cbf9891c54"
+    message: ClassVar[str] = (
+        "binary from {remote} left server {server_id}, {phones} phones wait: ended by {by}, {code} {reason}"
+    )
     server_id: str
     remote: str
     code: int
@@ -144,6 +202,9 @@ class BinaryReleased(Event):
 class GraceExpired(Event):
     """The grace window passed unclaimed; the phones were closed with 4404 and the server-id is free."""
 
+    limit: ClassVar[Limit | None] = CHURN
+    message_id: ClassVar[str] = "c0fc8f0c86d1ed454e719c7f3a1ac9e7"
+    message: ClassVar[str] = "server {server_id} is free: its binary did not return, {phones} phones closed"
     server_id: str
     phones: int
 
@@ -152,6 +213,9 @@ class GraceExpired(Event):
 class PhoneRegistered(Event):
     """A phone was admitted."""
 
+    limit: ClassVar[Limit | None] = CHURN
+    message_id: ClassVar[str] = "171cbdebdbb9da6c47bb7f00669d2cdc"
+    message: ClassVar[str] = "phone {conn_id} registered for server {server_id} from {remote} {device_name}"
     server_id: str
     conn_id: str
     remote: str
@@ -162,6 +226,9 @@ class PhoneRegistered(Event):
 class PhoneRefused(Event):
     """A phone was turned away: 4404 for want of a binary, or 4429 because there were too many phones."""
 
+    limit: ClassVar[Limit | None] = CHURN
+    message_id: ClassVar[str] = "7f25a630803e26c6ce677a8d3cd70e55"
+    message: ClassVar[str] = "phone from {remote} refused for server {server_id}: {code} {reason} {device_name}"
     server_id: str
     remote: str
     device_name: str
@@ -173,6 +240,11 @@ class PhoneRefused(Event):
 class PhoneUnregistered(Event):
     """A phone's connection ended."""
 
+    limit: ClassVar[Limit | None] = CHURN
+    message_id: ClassVar[str] = "a25815c6a0689875658af7c83257c859"
+    message: ClassVar[str] = (
+        "phone {conn_id} from {remote} left server {server_id}: ended by {by}, {code} {reason}"
+    )
     server_id: str
     conn_id: str
     remote: str
@@ -188,6 +260,12 @@ class EnvelopesDropped(Event):
     """Messages of one binary, out of one read, went nowhere."""
 
     level: ClassVar[Level] = "warning"
+    limit: ClassVar[Limit | None] = FAULTS
+    message_id: ClassVar[str] = "d4174ddad0ce11e85699e16915f1ed65"
+    message: ClassVar[str] = (
+        "messages from the binary of server {server_id} dropped: {malformed} malformed, "
+        "{unknown_phone} to unknown phones, {push_wake} push requests"
+    )
     server_id: str
     malformed: int
     """Not UTF-8, not JSON, or not an envelope."""
@@ -202,6 +280,9 @@ class RequestRefused(Event):
     """An HTTP request was answered with an error (never one for a missing header: that leaves no trace)."""
 
     level: ClassVar[Level] = "debug"
+    limit: ClassVar[Limit | None] = FAULTS
+    message_id: ClassVar[str] = "687b37aaf65b0b541cffbb9605c79448"
+    message: ClassVar[str] = "request from {remote} refused with {status}"
     remote: str
     status: int
 
@@ -211,6 +292,9 @@ class AcceptPaused(Event):
     """The system is out of file descriptors or memory: no connection is accepted until that has passed."""
 
     level: ClassVar[Level] = "error"
+    limit: ClassVar[Limit | None] = FAULTS
+    message_id: ClassVar[str] = "c3cd8809199af8aec0a8a8e6037c8c5a"
+    message: ClassVar[str] = "accepting nothing on {address} for now: {error}"
     address: str
     error: str
     """The name of the errno."""
@@ -221,24 +305,50 @@ class InternalError(Event):
     """A fault of relayd's own cost one connection. Please report it."""
 
     level: ClassVar[Level] = "error"
+    limit: ClassVar[Limit | None] = FAULTS
+    message_id: ClassVar[str] = "6ae6abe00bb46992c8a65c28972b1416"
+    message: ClassVar[str] = "fault of relayd's own, please report it, on the connection from {remote}: {error}"
     remote: str
     error: str
     """The classes of the errors and where they were raised, never their texts."""
 
 
-@cache
-def _snake_case(name: str) -> str:
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower()
+@frozen
+class EntriesWithheld(Event):
+    """So many entries of one event were not logged, because it came too often: see "Limits"."""
+
+    level: ClassVar[Level] = "warning"
+    message_id: ClassVar[str] = "747f2232e39c009958d21ca3d0657101"
+    message: ClassVar[str] = "{count} entries {event_name} withheld: more came than are logged"
+    event_name: str
+    count: int
+
+
+@frozen
+class EntriesLost(Event):
+    """So many entries could not be written: the disk, the pipe or the journal was full for long."""
+
+    level: ClassVar[Level] = "error"
+    message_id: ClassVar[str] = "dd6113f0de13733aaf41f7abb8f445c2"
+    message: ClassVar[str] = "{count} entries lost here: they could not be written"
+    count: int
+
+
+def event_types() -> list[type[Event]]:
+    """Every event, in the order of this file."""
+    found = [value for value in globals().values() if isinstance(value, type) and issubclass(value, Event)]
+    return [event for event in found if event is not Event]
 
 
 def as_markdown() -> str:
     """The table of `docs/events.md`."""
-    rows = ["| event | level | fields | when |", "|---|---|---|---|"]
-    for event in list(globals().values()):
-        if not (isinstance(event, type) and issubclass(event, Event)) or event is Event:
-            continue
+    rows = ["| event | level | fields | when | logged at most | MESSAGE_ID |", "|---|---|---|---|---|---|"]
+    for event in event_types():
         names = ", ".join(f"`{attribute.name}`" for attribute in fields(event))
-        rows.append(f"| `{_snake_case(event.__name__)}` | {event.level} | {names} | {event.__doc__} |")
+        limit = f"{event.limit.burst:,}, then {event.limit.per_second:g}/s" if event.limit else ""
+        rows.append(
+            f"| `{event.name}` | {event.level} | {names} | {event.__doc__} | {limit} | `{event.message_id}` |"
+        )
     return "\n".join(rows)
 
 
