@@ -81,7 +81,7 @@ async def check_close_notice(plan: Plan) -> Finding:
     """A phone leaves with 1000: its binary is told."""
     async with pair(plan) as peers:
         await peers.phone.close()
-        notice = await peers.binary.envelope("the notice of a phone's close")
+        notice = await peers.binary.envelope("the notice of a phone's close", advice=_NOT_THIS_PROTOCOL)
     if notice.conn_id != peers.conn_id or notice.close_code != 1000 or bytes(notice.frame):
         raise Failed(
             f"a phone left with 1000, and its binary was told {_told(notice.close_code, bytes(notice.frame))}",
@@ -95,6 +95,7 @@ async def check_phone_limit(plan: Plan) -> Finding:
     admitted = 1
     refusals: list[Closing] = []
     leave = trio.Event()
+    arrivals = trio.CancelScope()
     async with pair(plan) as peers, trio.open_nursery() as crowd:
         answered, answers = trio.open_memory_channel[Closing | None](MOST_PHONES)
 
@@ -110,9 +111,10 @@ async def check_phone_limit(plan: Plan) -> Finding:
                 stay.cancel_scope.cancel()
 
         async def see_admitted() -> None:
-            while not leave.is_set():
-                await peers.binary.envelope("the first frame of one more phone")
-                await answered.send(None)
+            with arrivals:
+                while True:
+                    await peers.binary.envelope("the first frame of one more phone")
+                    await answered.send(None)
 
         crowd.start_soon(see_admitted)
         while not refusals and admitted < MOST_PHONES:
@@ -125,7 +127,7 @@ async def check_phone_limit(plan: Plan) -> Finding:
                     admitted += 1
                 else:
                     refusals.append(closing)
-        # What comes next at the binary are the notices of those that leave.
+        arrivals.cancel()
         leave.set()
     if not refusals:
         return Finding(

@@ -150,7 +150,7 @@ async def check_upgrade(plan: Plan) -> Finding:
         raise refused(answer.status, answer.headers.get("server"), path)
     if "permessage-deflate" in answer.headers.get("sec-websocket-extensions", ""):
         raise Failed("compression is on, unasked", "no compression may be negotiated: turn it off in the proxy")
-    return Finding(f"{path} answers 101 in {took * 1000:.1f} ms, with the connection's own round trips")
+    return Finding(f"{path} answers 101, {took * 1000:.1f} ms after the dial began")
 
 
 async def check_headers(plan: Plan) -> Finding:

@@ -3,7 +3,7 @@
 import json
 import math
 import secrets
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from typing import Final, cast
 
@@ -11,7 +11,7 @@ import msgspec
 import trio
 from attrs import define, frozen
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
-from wsproto.utilities import ProtocolError
+from wsproto.utilities import LocalProtocolError, ProtocolError
 
 from relayd.doctor.findings import BUFFERS, Failed, within
 from relayd.doctor.http import BINARY, PHONE, new_server_id, refused
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 GOODBYE: Final = 2.0
-"""Seconds for a closing handshake."""
+"""Seconds for a closing handshake, at most."""
 
 LAST_WORD: Final = 0.25
 """Seconds for a Close frame to go out when all is cancelled. No reader is left then to see the answer."""
@@ -91,6 +91,22 @@ class _Watched(trio.abc.Stream):
 
 
 @frozen
+class _Readers:
+    """As much of a nursery as trio-websocket wants: it starts the reader of one connection."""
+
+    _nursery: trio.Nursery
+
+    def start_soon(self, reader: Callable[[], Awaitable[None]]) -> None:
+        self._nursery.start_soon(self._read, reader)
+
+    async def _read(self, reader: Callable[[], Awaitable[None]]) -> None:
+        # trio-websocket tries to answer a ping that comes after our Close frame. Nothing is wrong with
+        # the relay then, and there is nothing more to read.
+        with suppress(LocalProtocolError):
+            await reader()
+
+
+@frozen
 class Peer:
     """One end of a WebSocket connection; ``role`` is what errors call it. Pings are answered all the time."""
 
@@ -118,10 +134,10 @@ class Peer:
         with suppress(ConnectionClosed):
             await self._connection.send_message(text)
 
-    async def receive(self, what: str) -> str:
-        """The next message. Raises Failed, and says then that ``what`` has not come."""
+    async def receive(self, what: str, *, advice: str = BUFFERS) -> str:
+        """The next message. Raises Failed, with ``advice``, and says then that ``what`` has not come."""
         try:
-            with within(self._plan.timeout, f"{what} has not come", BUFFERS):
+            with within(self._plan.timeout, f"{what} has not come", advice):
                 message = await self._connection.get_message()
         except ConnectionClosed as closed:
             raise self._ended(_closing(closed)) from None
@@ -131,9 +147,9 @@ class Peer:
             )
         return message
 
-    async def envelope(self, what: str) -> Envelope:
+    async def envelope(self, what: str, *, advice: str = BUFFERS) -> Envelope:
         """The next message, which must be an envelope. Raises Failed, as `receive` does."""
-        text = await self.receive(what)
+        text = await self.receive(what, advice=advice)
         try:
             return msgspec.json.decode(text, type=Envelope)
         except (msgspec.DecodeError, UnicodeEncodeError):
@@ -154,7 +170,7 @@ class Peer:
     async def close(self) -> None:
         """Close from this side with 1000, also when cancelled: the relay should not have to guess."""
         cancelled = trio.current_effective_deadline() == -math.inf
-        with trio.move_on_after(LAST_WORD if cancelled else GOODBYE, shield=True):
+        with trio.move_on_after(LAST_WORD if cancelled else min(GOODBYE, self._plan.timeout), shield=True):
             await self._connection.aclose(1000)
 
     def _ended(self, closing: Closing) -> Failed:
@@ -255,7 +271,7 @@ async def _peer(plan: Plan, role: str, path: str, headers: Mapping[str, str]) ->
                 plan.timeout, f"{path}: no answer to the upgrade", "it was answered a moment ago: try again"
             ):
                 connection = await wrap_client_stream(
-                    nursery,
+                    cast("trio.Nursery", _Readers(nursery)),
                     cast("trio.SocketStream", watched),
                     plan.target.authority,
                     path,
