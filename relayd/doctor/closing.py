@@ -113,8 +113,9 @@ async def check_phone_limit(plan: Plan) -> Finding:
         async def see_admitted() -> None:
             with arrivals:
                 while True:
-                    await peers.binary.envelope("the first frame of one more phone")
-                    await answered.send(None)
+                    envelope = await peers.binary.envelope("the first frame of one more phone")
+                    if bytes(envelope.frame):  # and not a close notice
+                        await answered.send(None)
 
         crowd.start_soon(see_admitted)
         while not refusals and admitted < MOST_PHONES:

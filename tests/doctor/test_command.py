@@ -100,6 +100,14 @@ def test_another_relay_of_the_protocol_is_judged_by_the_same_measure(go_relay: s
     assert found["phone limit"] == found["second binary"] == found["order"] == "ok"
 
 
+def test_it_shares_no_code_with_the_relay() -> None:
+    program = "import sys, relayd.doctor.examine; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    imported = {name for name in done.stdout.split() if name.startswith("relayd.")}
+    assert "relayd.doctor.peers" in imported
+    assert all(name.startswith("relayd.doctor") for name in imported), imported
+
+
 def test_interrupted_it_says_goodbye_to_the_relay(start_relay: Callable[..., RelayProcess]) -> None:
     relay = start_relay()
     with subprocess.Popen(
