@@ -1,6 +1,7 @@
 """Do frames arrive as they were sent, one by one, in order and soon?"""
 
 import json
+import math
 import secrets
 import statistics
 from collections.abc import Awaitable, Callable
@@ -11,13 +12,15 @@ import trio
 from attrs import field, frozen
 
 from relayd.doctor.findings import BUFFERS, Failed, Finding, Status
-from relayd.doctor.peers import Pair, pair
+from relayd.doctor.peers import Closing, Pair, Peer, pair
 from relayd.doctor.target import Plan
 
 __all__ = ["check_down", "check_order", "check_promptness", "check_round_trips", "check_up"]
 
 LIMIT: Final = 256 * 1024
 """The protocol's largest message, in bytes."""
+
+TOO_BIG: Final = 1009
 
 ENVELOPE: Final = 1024
 """Bytes below `LIMIT` that are left for an envelope."""
@@ -49,7 +52,7 @@ HICCUPS: Final = 1
 
 async def check_up(plan: Plan) -> Finding:
     """Phone to binary, of several sizes."""
-    async with pair(plan) as peers:
+    async with pair(plan) as peers, trio.open_nursery() as nursery:
 
         async def receive(what: str) -> str:
             envelope = await peers.binary.envelope(what)
@@ -57,16 +60,24 @@ async def check_up(plan: Plan) -> Finding:
                 raise Failed(
                     "a frame came under another conn_id", "a relay must keep one conn_id for a connection"
                 )
+            if envelope.close_code is not None:
+                raise _thrown_out(
+                    peers.phone, await peers.phone.closing(plan.timeout, "the close of that phone")
+                )
             return bytes(envelope.frame).decode()
 
+        nursery.start_soon(_stays, peers.phone)
         await _verbatim(peers.phone.send, receive)
+        nursery.cancel_scope.cancel()
     return Finding(f"verbatim, {_sizes()}")
 
 
 async def check_down(plan: Plan) -> Finding:
     """Binary to phone, of several sizes."""
-    async with pair(plan) as peers:
+    async with pair(plan) as peers, trio.open_nursery() as nursery:
+        nursery.start_soon(_stays, peers.binary)
         await _verbatim(peers.down, peers.phone.receive)
+        nursery.cancel_scope.cancel()
     return Finding(f"verbatim, {_sizes()}")
 
 
@@ -140,6 +151,19 @@ async def check_promptness(plan: Plan) -> Finding:
     return Finding(
         f"{DRIPS} small frames each way came one by one, none over {late * 1000:.1f} ms behind the fastest"
     )
+
+
+async def _stays(sender: Peer) -> None:
+    """Raise Failed if ``sender``, who gets no messages, is closed for what it sends."""
+    raise _thrown_out(sender, await sender.closing(math.inf, ""))
+
+
+def _thrown_out(sender: Peer, closing: Closing) -> Failed:
+    if closing.code == TOO_BIG:
+        advice = f"the protocol's largest message is {LIMIT // 1024} KiB: raise the relay's (--max-frame-bytes)"
+    else:
+        advice = "relayd logs why it closes a connection; if it did not, something in between has cut it"
+    return Failed(f"the {sender.role} was {closing} for one of its frames", advice)
 
 
 async def _verbatim(send: Callable[[str], Awaitable[None]], receive: Callable[[str], Awaitable[str]]) -> None:

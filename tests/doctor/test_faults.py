@@ -144,6 +144,14 @@ async def test_a_changed_byte_is_found_in_both_directions(relay: RelayProcess) -
             assert "X" in failed.seen
 
 
+async def test_a_limit_below_the_protocols_is_found(start_relay: Callable[..., RelayProcess]) -> None:
+    relay = start_relay("--max-frame-bytes", "70000")
+    for check, role in ((check_up, "phone"), (check_down, "binary")):
+        failed = await failure(check, plan(relay.port))
+        assert failed.seen.startswith(f"the {role} was closed with 1009")
+        assert "--max-frame-bytes" in failed.advice
+
+
 async def test_frames_out_of_order_are_found(relay: RelayProcess) -> None:
     async with proxied(relay.port, down=reordering) as port:
         failed = await failure(check_order, plan(port))
