@@ -3,6 +3,7 @@
 import argparse
 import json
 import math
+import os
 import signal
 import sys
 import textwrap
@@ -73,21 +74,31 @@ def run(options: argparse.Namespace) -> int:
     except BadTarget as refusal:
         print(f"relayd doctor: {refusal}", file=sys.stderr)
         return 2
+    try:
+        return _examined(plan, as_json=options.json)
+    except* BrokenPipeError:
+        # Who reads has seen enough. Python flushes once more at its end, and would complain then.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 128 + signal.SIGPIPE
+
+
+def _examined(plan: Plan, *, as_json: bool) -> int:
     found: dict[str, Finding] = {}
 
     def report(name: str, finding: Finding) -> None:
         found[name] = finding
-        if not options.json:
+        if not as_json:
             print(_lines(name, finding), flush=True)
 
-    if not options.json:
-        print(f"relayd doctor {_clean(plan.target.url)}")
+    if not as_json:
+        print(f"relayd doctor {_clean(plan.target.url)}", flush=True)
     finished = trio.run(_until_interrupt, plan, report)
     failed = any(finding.status is Status.FAIL for finding in found.values())
-    if options.json:
-        print(_as_json(plan, found, finished=finished))
+    if as_json:
+        end = _as_json(plan, found, finished=finished)
     else:
-        print(_summary(found) if finished else "interrupted; everything that was opened is closed")
+        end = _summary(found) if finished else "interrupted; everything that was opened is closed"
+    print(end, flush=True)
     if not finished:
         return 128 + signal.SIGINT
     return 1 if failed else 0

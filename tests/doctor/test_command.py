@@ -34,6 +34,10 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def all_released(relay: RelayProcess) -> bool:
+    return len(relay.events("binary_released")) == len(relay.events("binary_claimed"))
+
+
 def statuses(done: subprocess.CompletedProcess[str]) -> dict[str, str]:
     return {check["check"]: check["status"] for check in json.loads(done.stdout)["checks"]}
 
@@ -85,7 +89,8 @@ def test_nothing_is_left_on_the_relay(start_relay: Callable[..., RelayProcess]) 
         health = json.load(answer)
     assert (health["connected_binaries"], health["connected_phones"]) == (0, 0)
     ended = [*relay.events("phone_unregistered"), *relay.events("binary_released")]
-    assert len(ended) == len(relay.events("phone_registered")) + len(relay.events("binary_claimed"))
+    begun = [*relay.events("phone_registered"), *relay.events("binary_claimed")]
+    assert len(ended) == len(begun)
     assert {event["code"] for event in ended} == {1000, 4401}
 
 
@@ -123,8 +128,22 @@ def test_interrupted_it_says_goodbye_to_the_relay(start_relay: Callable[..., Rel
         rest, errors = process.communicate(timeout=WAIT)
     assert (process.returncode, errors) == (130, "")
     assert rest == "interrupted; everything that was opened is closed\n"
+    until(lambda: all_released(relay), "release of every claim")
     assert {event["code"] for event in relay.events("binary_released")} == {1000}
-    assert len(relay.events("binary_released")) == len(relay.events("binary_claimed"))
+
+
+def test_a_reader_that_has_seen_enough_ends_it(start_relay: Callable[..., RelayProcess]) -> None:
+    relay = start_relay()
+    with subprocess.Popen(
+        command(relay.url("")), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.wait(WAIT) == 128 + signal.SIGPIPE
+        assert process.stderr.read() == ""
+    until(lambda: all_released(relay), "release of every claim")
 
 
 @pytest.mark.parametrize(
