@@ -5,7 +5,7 @@ VENV := .venv
 COMPILED := build/compiled
 ARGS ?=
 
-.PHONY: help run test lint types check soak bench wheel compiled test-compiled
+.PHONY: help run test lint types check soak restarts bench wheel compiled test-compiled
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1  /p' Makefile
@@ -27,6 +27,9 @@ check: lint types test ## All of CI
 
 soak: $(VENV)/installed ## Five minutes of random traffic and kills; ARGS="--minutes 1" shortens it
 	$(VENV)/bin/python -m tests.soak $(ARGS)
+
+restarts: $(VENV)/installed ## Restart under 2,000 phones: how long until all are back; wants Go
+	$(VENV)/bin/python -m tests.restarts $(ARGS)
 
 bench: compiled ## Compare with other relays and write docs/performance.md; takes minutes
 	$(VENV)/bin/python -m tests.benchmarks $(ARGS)

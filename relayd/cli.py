@@ -11,7 +11,7 @@ from typing import Final
 import trio
 
 from relayd import __version__
-from relayd.commands import check
+from relayd.commands import check, doctor
 from relayd.configuration import BadSetting, load
 from relayd.daemon import run
 from relayd.edge.listener import CannotListen
@@ -21,7 +21,7 @@ from relayd.settings import Settings
 
 __all__ = ["main"]
 
-_COMMANDS: Final[dict[str, ModuleType]] = {"check": check}
+_COMMANDS: Final[dict[str, ModuleType]] = {"check": check, "doctor": doctor}
 
 _DESCRIPTION = """\
 A WebSocket relay. A binary and its phones dial in, name the same server-id, and relayd carries
@@ -39,6 +39,7 @@ variable, and that over the file. Durations are seconds, with fractions if you l
   relayd --listen :8080                    every address, IPv4 and IPv6
   relayd --listen unix:/run/relayd.sock    behind a proxy on the same machine
   relayd check                             what is set, and where
+  relayd doctor ws://127.0.0.1:8080        is all of it there, seen from a client?
 
 SIGHUP reads the settings again and takes over those that can change while running. SIGTERM or
 SIGINT closes every connection with 1001 and exits 0; a second one exits at once. Exit status 1: an
