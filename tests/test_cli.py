@@ -231,9 +231,8 @@ def test_limit_of_file_descriptors_is_raised_to_its_hard_maximum() -> None:
         assert process.stderr is not None
         assert b"listening" in process.stderr.readline()
         limits = Path(f"/proc/{process.pid}/limits").read_text()
-        soft, hard = next(line for line in limits.splitlines() if line.startswith("Max open files")).split()[
-            3:5
-        ]
+        row = next(line for line in limits.splitlines() if line.startswith("Max open files"))
+        soft, hard = row.split()[3:5]
         assert soft == hard
         process.terminate()
 
