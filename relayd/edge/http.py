@@ -118,7 +118,7 @@ async def _read_head(stream: trio.SocketStream, received: bytearray) -> bool:
         if not data:
             return False
         received += data
-        if not may_become_head(received):
+        if _END_OF_HEAD not in received and not may_become_head(received):
             raise _Answer(400)
     return True
 

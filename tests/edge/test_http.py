@@ -32,6 +32,7 @@ def upgrade(*, start: bytes = b"GET /v1/server HTTP/1.1\r\n", more: bytes = b"")
 
 ODD = {
     "in good order": (upgrade(), 101),
+    "a frame with a line feed behind it": (upgrade() + b"\x89\x81\0\0\0\0\n", 101),
     "white space around a value": (upgrade(more=b"X: \t y \t\r\n"), 101),
     "both lengths": (upgrade(more=b"Content-Length: 0\r\nTransfer-Encoding: chunked\r\n"), 400),
     "two lengths": (upgrade(more=b"Content-Length: 1\r\nContent-Length: 2\r\n"), 400),
