@@ -193,7 +193,7 @@ async def _ask(plan: Plan, path: str, headers: Mapping[str, str]) -> Answer:
     request = parser.send(h11.Request(method="GET", target=path, headers=fields)) or b""
     head: h11.Response | h11.InformationalResponse | None = None
     body = b""
-    ended = False
+    said_something = False
     async with opened(plan) as stream:
         with within(plan.timeout, f"{path}: no answer", _SILENT):
             try:
@@ -202,7 +202,7 @@ async def _ask(plan: Plan, path: str, headers: Mapping[str, str]) -> Answer:
                     event = parser.next_event()
                     if event is h11.NEED_DATA:
                         data = await stream.receive_some(4096)
-                        ended = not data
+                        said_something |= bool(data)
                         parser.receive_data(bytes(data))
                     elif isinstance(event, h11.Data):
                         body += event.data
@@ -215,7 +215,7 @@ async def _ask(plan: Plan, path: str, headers: Mapping[str, str]) -> Answer:
                     else:
                         break
             except h11.RemoteProtocolError:
-                if not ended:
+                if said_something and head is None:
                     raise Failed(
                         f"{path}: what answers there does not speak HTTP/1.1",
                         "is it the right port? If it wants TLS, dial wss://",
