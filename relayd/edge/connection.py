@@ -110,9 +110,9 @@ class WebSocket:
         #: Seconds from the latest ping that was answered to its pong; None before the first.
         self.round_trip: float | None = None
         self._pinged_at: float | None = None
-        # When the latest read was done, if what it brought is timed; otherwise 0.
+        # When the latest read was done, if what it brought is timed.
         self._timing = timing
-        self._read_at = 0.0
+        self._read_at: float | None = None
         self.timed = False
 
     @asynccontextmanager
@@ -186,7 +186,7 @@ class WebSocket:
             if decoder.mid_message:
                 await self._keep_deadline()
             if messages:
-                self.timed = self._read_at > 0.0
+                self.timed = self._read_at is not None
                 return messages
         self._finish_reading()
         await trio.lowlevel.checkpoint()
@@ -195,6 +195,7 @@ class WebSocket:
     def handed_on(self, outboxes: Iterable[Outbox]) -> None:
         """`timed` messages are in ``outboxes``, flushed: their time ends when the kernel has taken the last."""
         assert self._timing is not None
+        assert self._read_at is not None
         self._timing.handed_on(self._read_at, outboxes, self._nursery)
 
     def ping(self) -> None:

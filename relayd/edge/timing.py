@@ -29,11 +29,11 @@ class Timing:
         self._until_next = 1
         self._under_way = 0
 
-    def sample(self) -> float:
-        """After a read: the time now if what it brought is to be timed, otherwise 0."""
+    def sample(self) -> float | None:
+        """After a read: the time now, if what it brought is to be timed."""
         self._until_next -= 1
         if self._until_next:
-            return 0.0
+            return None
         self._until_next = random.randint(1, 2 * _ONE_IN - 1)  # noqa: S311 (nobody gains by guessing it)
         return trio.current_time()
 
