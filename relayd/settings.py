@@ -60,7 +60,7 @@ def flag_of(name: str) -> str:
 def shown(value: object) -> str:
     """A setting's value as one would write it."""
     if isinstance(value, tuple):
-        return ", ".join(str(item) for item in value)
+        return ", ".join(str(item) for item in value) or "none"
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:g}" if isinstance(value, float) else str(value)

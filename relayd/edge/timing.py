@@ -40,8 +40,11 @@ class Timing:
     def handed_on(self, read_at: float, outboxes: Iterable[Outbox], nursery: trio.Nursery) -> None:
         """What was read at ``read_at`` is in ``outboxes``, and they have been flushed.
 
-        What the kernel has not taken yet is waited for in ``nursery``.
+        What the kernel has not taken yet is waited for in ``nursery``. What it never will has no time.
         """
+        outboxes = list(outboxes)
+        if any(outbox.dead for outbox in outboxes):
+            return
         waiting = [(outbox, outbox.sent_count + outbox.waiting) for outbox in outboxes if outbox.waiting]
         if not waiting:
             self._inside(trio.current_time() - read_at)

@@ -1,8 +1,9 @@
 """``python -m tests.benchmarks.metrics``: what metrics cost, as a ratio with and without them.
 
-Two relays run side by side, one of them with ``--metrics-listen`` and a scrape a second. The load goes to
-one and then to the other, and in the next pair the other way round, so that a machine that is busy with
-something else is so for both. Pairs are compared, and the median of their ratios is shown.
+In each round three relays start anew, since no two processes of Python are equally fast: two without
+metrics, and one with ``--metrics-listen`` and a scrape a second. The load goes to one after the other, each
+time in another order, so that a machine that is busy with something else is so for all. The rounds' ratios to
+the first are shown by their median; that of the second, which should be 1, says how far to trust the third.
 """
 
 import argparse
@@ -15,70 +16,69 @@ from collections.abc import Iterator
 from statistics import median
 from typing import Final
 
-from tests.benchmarks.__main__ import (
-    HERE,
-    RELAYS,
-    TOOLS,
-    Peer,
-    Running,
-    finish,
-    free_port,
-    running,
-    settle,
-)
+from tests.benchmarks.__main__ import HERE, RELAYS, TOOLS, Peer, Running, finish, free_port, running, settle
 
 WORKS: Final = ("down", "up")
 
+WITHOUT, AGAIN, WITH = VARIANTS = ("without", "without again", "with metrics")
+
 
 @contextlib.contextmanager
-def pair(metrics_port: int) -> Iterator[dict[str, Running]]:
-    """A relay without metrics, and one with them on ``metrics_port``."""
-    plain = RELAYS["relayd"]
-    RELAYS["relayd, metrics"] = Peer((*plain.command, "--metrics-listen", str(metrics_port)))
-    with running("relayd") as without, running("relayd, metrics") as with_metrics:
-        yield {"without": without, "with": with_metrics}
+def relays() -> Iterator[tuple[dict[str, Running], int]]:
+    """The three, and the port of the third's metrics."""
+    plain, metrics_port = RELAYS["relayd"], free_port()
+    # `running` has a log for each name, and the port is another each time.
+    RELAYS[AGAIN] = plain
+    RELAYS[WITH] = Peer((*plain.command, "--metrics-listen", str(metrics_port)))
+    with running("relayd") as without, running(AGAIN) as again, running(WITH) as metered:
+        yield {WITHOUT: without, AGAIN: again, WITH: metered}, metrics_port
 
 
 def measure(relay: Running, work: str, seconds: float, seed: int, metrics_port: int) -> dict[str, float]:
-    """What the load says, with a scrape a second of whatever answers on ``metrics_port``."""
+    """What the load says, with a scrape a second of what answers on ``metrics_port``."""
     settle(relay)
     load = relay.load(("-work", work, "-size", "336"), seconds, seed)
+    due = time.monotonic() + 0.5
     while True:
-        with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as answer:
-            answer.read()
         try:
-            load.wait(1.0)
+            load.wait(max(due - time.monotonic(), 0.0))
         except subprocess.TimeoutExpired:
-            continue
-        return finish(load)
+            due += 1.0
+            with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics") as answer:
+                answer.read()
+        else:
+            return finish(load)
 
 
 def main() -> int:
     """Measure and print; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.metrics", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of a measurement (default 3)")
-    parser.add_argument("--pairs", type=int, default=9, help="pairs of each work (default 9)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a measurement (default 2)")
+    parser.add_argument("--rounds", type=int, default=15, help="measurements of each (default 15)")
     options = parser.parse_args()
     TOOLS.mkdir(exist_ok=True)
     subprocess.run(["go", "build", "-o", str(TOOLS / "bench-load"), "."], cwd=HERE / "load", check=True)
-    port = free_port()
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
-    with pair(port) as relays:
-        for number in range(options.pairs):
+    for number in range(options.rounds):
+        with relays() as (started, port):
             for work in WORKS:
-                for name in sorted(relays, reverse=bool(number % 2)):
-                    figures = measure(relays[name], work, options.seconds, number, port)
+                for name in (*VARIANTS[number % 3 :], *VARIANTS[: number % 3]):
+                    figures = measure(started[name], work, options.seconds, number, port)
                     found.setdefault((work, name), []).append(figures)
-                    print(f"{time.strftime('%X')} {work:5} {name:8} {figures}", file=sys.stderr, flush=True)
+                    print(f"{time.strftime('%X')} {work:5} {name:14} {figures}", file=sys.stderr, flush=True)
     for work in WORKS:
-        print(work, {key: _compared(found, work, key) for key in found[work, "with"][0]})
+        for name in VARIANTS:
+            print(f"{work:5} {name:14} {_compared(found, work, name)}")
     return 0
 
 
-def _compared(found: dict[tuple[str, str], list[dict[str, float]]], work: str, key: str) -> str:
-    without, with_metrics = ([run[key] for run in found[work, name]] for name in ("without", "with"))
-    ratios = [b / a for a, b in zip(without, with_metrics, strict=True) if a]
-    return f"{median(without):.4g} -> {median(with_metrics):.4g}, ratio {median(ratios):.4f}" if ratios else "0"
+def _compared(found: dict[tuple[str, str], list[dict[str, float]]], work: str, name: str) -> str:
+    parts = []
+    for key in ("frames_per_s", "cpu_us"):
+        base, these = ([run[key] for run in found[work, which]] for which in (WITHOUT, name))
+        ratios = [this / that for that, this in zip(base, these, strict=True)]
+        parts.append(f"{key}: median {median(these):.6g}, ratio {median(ratios):.4f}")
+    return "; ".join(parts)
 
 
 if __name__ == "__main__":

@@ -17,11 +17,12 @@ from wsproto.events import Ping
 
 from relayd.edge.timing import Timing
 from relayd.ops import metrics
-from relayd.ops.events import RequestRefused
+from relayd.ops.events import AcceptPaused, InternalError, RequestRefused
 from relayd.ops.metrics import FAMILIES, Metrics
 from relayd.ops.metrics_server import serve_metrics
 from relayd.ops.tally import Histogram
 from relayd.settings import Address
+from tests.routing.fakes import FakeConnection
 from tests.trio_client import Client, RelayUnderTest, relay_under_test
 
 Samples = Mapping[tuple[str, frozenset[tuple[str, str]]], float]
@@ -242,6 +243,16 @@ async def test_envelopes_that_go_nowhere_are_counted_by_reason() -> None:
     assert drops == {"malformed": 1, "unknown_phone": 2, "push_wake": 1}
 
 
+async def test_pauses_of_accepting_and_faults_are_counted() -> None:
+    async with relay_under_test() as relay:
+        relay.relay._emit(AcceptPaused("127.0.0.1:1", "EMFILE"))
+        relay.relay._emit(InternalError("127.0.0.1:2", "ZeroDivisionError"))
+        samples = await scraped(relay)
+    assert value(samples, "relayd_accept_pauses_total") == 1
+    assert value(samples, "relayd_internal_errors_total") == 1
+    assert [event.name for event in relay.events[-2:]] == ["accept_paused", "internal_error"]
+
+
 async def test_requests_are_counted_by_endpoint_and_status_even_those_that_the_log_does_not_show() -> None:
     async with relay_under_test() as relay:
         await relay.binary()
@@ -339,6 +350,24 @@ async def test_time_inside_of_what_goes_out_at_once_is_short_and_of_what_never_d
         await vanish(phone, relay)
         await relay.until(lambda: not timing._under_way)
         assert inside.buckets()[-1][1] == counted
+
+
+def test_what_a_dead_socket_never_takes_has_no_time() -> None:
+    class Dead(FakeConnection):
+        def try_send(self, frames: object) -> int:
+            raise BrokenPipeError
+
+    async def main() -> None:
+        times: list[float] = []
+        timing = Timing(times.append, times.append)
+        async with trio.open_nursery() as nursery:
+            for connection in (FakeConnection(), Dead()):
+                connection.outbox.put(b"1")
+                connection.outbox.flush()
+                timing.handed_on(trio.current_time(), [connection.outbox], nursery)
+        assert len(times) == 1
+
+    trio.run(main)
 
 
 def test_one_read_in_64_is_timed_and_never_in_a_rhythm() -> None:
