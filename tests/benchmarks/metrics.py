@@ -1,9 +1,10 @@
 """``python -m tests.benchmarks.metrics``: what metrics cost, as a ratio with and without them.
 
 In each round three relays start anew, since no two processes of Python are equally fast: two without
-metrics, and one with ``--metrics-listen`` and a scrape a second. The load goes to one after the other, each
-time in another order, so that a machine that is busy with something else is so for all. The rounds' ratios to
-the first are shown by their median; that of the second, which should be 1, says how far to trust the third.
+metrics, and one with ``--metrics-listen`` and a scrape a second. The load goes to one after the other, some
+times over and each time in another order, so that a machine that is busy with something else is so for all.
+Ratios to the first are shown by their median; that of the second, which should be 1, says how far to trust
+that of the third. On a busy machine CPU per frame is steadier than frames per second.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import sys
 import time
 import urllib.request
 from collections.abc import Iterator
+from itertools import product
 from statistics import median
 from typing import Final
 
@@ -53,16 +55,17 @@ def measure(relay: Running, work: str, seconds: float, seed: int, metrics_port: 
 def main() -> int:
     """Measure and print; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks.metrics", description=__doc__)
-    parser.add_argument("--seconds", type=float, default=2.0, help="length of a measurement (default 2)")
-    parser.add_argument("--rounds", type=int, default=15, help="measurements of each (default 15)")
+    parser.add_argument("--seconds", type=float, default=1.0, help="length of a measurement (default 1)")
+    parser.add_argument("--rounds", type=int, default=10, help="how often to start anew (default 10)")
+    parser.add_argument("--passes", type=int, default=4, help="measurements of each in a round (default 4)")
     options = parser.parse_args()
     TOOLS.mkdir(exist_ok=True)
     subprocess.run(["go", "build", "-o", str(TOOLS / "bench-load"), "."], cwd=HERE / "load", check=True)
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for number in range(options.rounds):
         with relays() as (started, port):
-            for work in WORKS:
-                for name in (*VARIANTS[number % 3 :], *VARIANTS[: number % 3]):
+            for turn, work in product(range(number, number + options.passes), WORKS):
+                for name in (*VARIANTS[turn % 3 :], *VARIANTS[: turn % 3]):
                     figures = measure(started[name], work, options.seconds, number, port)
                     found.setdefault((work, name), []).append(figures)
                     print(f"{time.strftime('%X')} {work:5} {name:14} {figures}", file=sys.stderr, flush=True)
