@@ -208,7 +208,7 @@ async def run(settings: Settings, log: Log, reread: Callable[[], Settings]) -> i
         async with trio.open_nursery() as nursery:
             nursery.start_soon(obey, signals)
             if settings.metrics_listen:
-                # The library takes 10 MiB: not for those who do not ask for it.
+                # Memory and time to start that only those pay who ask for it.
                 from relayd.ops.metrics_server import serve_metrics
 
                 await nursery.start(serve_metrics, relay, settings, log.emit)

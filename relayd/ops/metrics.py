@@ -28,8 +28,9 @@ from relayd.wire import frames
 
 __all__ = ["FAMILIES", "Metrics", "Watched", "as_markdown"]
 
-_PER_TURN: Final = 512
-"""Connections that are looked at before other tasks have their turn."""
+_PER_TURN: Final = 4096
+"""Connections that are looked at before other tasks have their turn: some milliseconds. On a full relay a
+scrape waits for everybody else's turn after each of its own, so it must not have many."""
 
 
 class Watched(Protocol):
@@ -251,7 +252,7 @@ FAMILIES: Final = (
     Family(
         "relayd_loop_lag_seconds",
         "histogram",
-        "How late a task wakes that wants to wake every 0.1 s: how long the loop is busy with others.",
+        "How late a task wakes that wants to wake every 0.25 s: how long the loop is busy with others.",
         lambda survey: survey.relay.tally.loop_lag,
     ),
     Family(

@@ -17,13 +17,13 @@ __all__ = ["serve_metrics"]
 _MOST_CONNECTIONS: Final = 8
 """Scrapes at a time; whoever comes beyond that is hung up on. Prometheus has one, and a person another."""
 
-_LAG_INTERVAL: Final = 0.1
+_LAG_INTERVAL: Final = 0.25
 """Seconds between two looks at how late the loop is."""
 
 _OUTBOX_INTERVAL: Final = 1.0
 """Seconds between two looks at the fullest outbox."""
 
-_PER_TURN: Final = 512
+_PER_TURN: Final = 4096
 """Outboxes that are looked at before other tasks have their turn."""
 
 _OPENMETRICS: Final = b"application/openmetrics-text"

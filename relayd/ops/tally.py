@@ -35,6 +35,8 @@ CODES: Final = (
 )
 """Close codes that are counted by themselves: what RFC 6455 and the protocol know. A peer may send any."""
 
+_KINDS: Final[tuple[Kind, ...]] = ("binary", "phone")
+
 _CLAIMS: Final[dict[type[Event], str]] = {
     BinaryClaimed: "claimed",
     BinaryReclaimed: "reclaimed",
@@ -48,16 +50,35 @@ class Traffic:
 
     def __init__(self, start: "Traffic | None" = None) -> None:
         """Starts with what ``start`` has by now, or with nothing."""
-        self.frames: Counter[str] = Counter(start.frames if start else None)
-        self.bytes: Counter[str] = Counter(start.bytes if start else None)
+        # Of each kind: frames and bytes from it, frames and bytes to it.
+        self._sums: dict[Kind, list[int]] = {
+            kind: [0, 0, 0, 0] if start is None else start._sums[kind] for kind in _KINDS
+        }
 
     def add(self, connection: WebSocket) -> None:
         """Add all that ``connection`` has carried so far."""
-        into, out = f"from_{connection.kind}", f"to_{connection.kind}"
-        self.frames[into] += connection.received_count
-        self.bytes[into] += connection.received_bytes
-        self.frames[out] += connection.outbox.delivered
-        self.bytes[out] += connection.outbox.sent_bytes
+        outbox = connection.outbox
+        frames_in, bytes_in, frames_out, bytes_out = self._sums[connection.kind]
+        self._sums[connection.kind] = [
+            frames_in + connection.received_count,
+            bytes_in + connection.received_bytes,
+            frames_out + outbox.delivered,
+            bytes_out + outbox.sent_bytes,
+        ]
+
+    @property
+    def frames(self) -> dict[str, int]:
+        """Frames by direction."""
+        return self._by_direction(0)
+
+    @property
+    def bytes(self) -> dict[str, int]:
+        """Bytes by direction."""
+        return self._by_direction(1)
+
+    def _by_direction(self, place: int) -> dict[str, int]:
+        into = {f"from_{kind}": sums[place] for kind, sums in self._sums.items()}
+        return into | {f"to_{kind}": sums[place + 2] for kind, sums in self._sums.items()}
 
 
 class Histogram:

@@ -408,8 +408,8 @@ async def test_loop_lag_is_how_late_a_task_wakes(mock_clock: MockClock) -> None:
     async with relay_with_metrics() as (relay, _):
         lag = relay.relay.tally.loop_lag
         await trio.testing.wait_all_tasks_blocked()
-        # Nobody else had a turn for 0.4 s, of which 0.1 s were to be slept.
-        mock_clock.jump(0.4)
+        # Nobody else had a turn for 0.55 s, of which 0.25 s were to be slept.
+        mock_clock.jump(0.55)
         await relay.until(lambda: lag.sum)
         assert lag.sum == pytest.approx(0.3)
         assert dict(lag.buckets())[0.25] == 0
