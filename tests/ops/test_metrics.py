@@ -285,6 +285,7 @@ async def test_requests_are_counted_by_endpoint_and_status_even_those_that_the_l
 
 
 async def test_round_trip_is_from_the_ping_to_the_pong(autojump_clock: MockClock) -> None:
+    autojump_clock.autojump_threshold = 0.02
     async with relay_under_test(metrics_listen=ON) as relay:
         binary = await relay.binary()
         ping = await binary.next_event()
@@ -296,13 +297,13 @@ async def test_round_trip_is_from_the_ping_to_the_pong(autojump_clock: MockClock
     name = "relayd_heartbeat_round_trip_seconds"
     assert value(samples, f"{name}_bucket", le="1.0") == 0
     assert value(samples, f"{name}_bucket", le="2.5") == value(samples, f"{name}_count") == 1
-    assert value(samples, f"{name}_sum") == pytest.approx(2)
+    assert value(samples, f"{name}_sum") == pytest.approx(2, abs=0.5)
 
 
 async def flooded_phone(relay: RelayUnderTest, clock: MockClock) -> tuple[Client, Client, str]:
     """A binary, a phone that does not read what has come for it, and a short envelope for it."""
     # What the kernel's own timers owe us (delayed acknowledgements) comes in real time.
-    clock.autojump_threshold = 0.05
+    clock.autojump_threshold = 0.1
     binary = await relay.binary()
     phone = await relay.phone()
     phone.stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
@@ -323,6 +324,7 @@ async def test_time_inside_lasts_until_the_peer_has_taken_the_last_of_it(autojum
         assert inside.buckets()[-1][1] == 0
         timing._until_next = 1
         await binary.send_text(envelope)
+        await trio.sleep(1)
         await relay.until(lambda: timing._under_way)
         await trio.sleep(3)
         assert inside.buckets()[-1][1] == 0
@@ -345,6 +347,7 @@ async def test_time_inside_of_what_goes_out_at_once_is_short_and_of_what_never_d
         assert inside.buckets()[0][1] >= 1
         timing._until_next = 1
         await binary.send_text(envelope)
+        await trio.sleep(1)
         await relay.until(lambda: timing._under_way)
         counted = inside.buckets()[-1][1]
         await vanish(phone, relay)
@@ -482,6 +485,8 @@ async def test_another_request_gets_its_error(request_head: bytes, status: int) 
 
 
 async def test_slow_scraper_is_sent_away_and_at_most_eight_are_heard(autojump_clock: MockClock) -> None:
+    # A busy kernel may take a moment to hand on what one end of a loopback connection sent the other.
+    autojump_clock.autojump_threshold = 0.02
     async with relay_with_metrics(handshake_timeout=7.0) as (_, port):
         began = trio.current_time()
         slow = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(8)]
@@ -490,11 +495,11 @@ async def test_slow_scraper_is_sent_away_and_at_most_eight_are_heard(autojump_cl
         await trio.testing.wait_all_tasks_blocked()
         async with await trio.open_tcp_stream("127.0.0.1", port) as ninth:
             assert await ninth.receive_some() == b""
-        assert trio.current_time() == began
+        assert trio.current_time() < began + 7
         for stream in slow:
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 408 ")
             await stream.aclose()
-        assert trio.current_time() == began + 7
+        assert began + 7 <= trio.current_time() < began + 14
         assert (await asked(port, GET % b"")).startswith(b"HTTP/1.1 200 ")
 
 
