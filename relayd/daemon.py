@@ -1,10 +1,8 @@
 """The composition root: listeners, the root nursery, signals, drain."""
 
 import signal
-import traceback
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import PurePath
 from typing import Any
 
 import trio
@@ -12,12 +10,14 @@ import trio
 from relayd import __version__
 from relayd.configuration import BadSetting, reloaded
 from relayd.edge.connection import NeverOpened, WebSocket
-from relayd.edge.http import answer_request
+from relayd.edge.http import Endpoint, answer_request
 from relayd.edge.listener import Listener, accept_connections, open_listener, remote_address
+from relayd.edge.timing import Timing
 from relayd.edge.turns import Turns
 from relayd.ops.events import (
     Draining,
     Emit,
+    Event,
     InternalError,
     Listening,
     Reloaded,
@@ -27,6 +27,7 @@ from relayd.ops.events import (
 )
 from relayd.ops.log import Log
 from relayd.ops.process import prepare_process
+from relayd.ops.tally import Tally
 from relayd.routing.binary import serve_binary
 from relayd.routing.heartbeat import Heartbeats
 from relayd.routing.phone import serve_phone
@@ -47,8 +48,14 @@ class Relay:
     def __init__(self, settings: Settings, emit: Emit) -> None:
         #: In force for whatever begins from now on.
         self.settings = settings
-        self._emit = emit
-        self._connections: set[WebSocket] = set()
+        self._report = emit
+        #: What has happened so far, in numbers.
+        self.tally = Tally()
+        self._timing: Timing | None = None
+        if settings.metrics_listen:
+            self._timing = Timing(self.tally.inside.observe, self.tally.round_trips.observe)
+        #: Those that are open, closing handshakes included.
+        self.connections: set[WebSocket] = set()
         self._connection_ended = trio.lowlevel.ParkingLot()
         #: Whether upgrades are refused, because the relay is about to end.
         self.draining = False
@@ -57,7 +64,7 @@ class Relay:
             grace=settings.grace,
             probe_timeout=settings.probe_timeout,
             max_phones=settings.max_phones,
-            emit=emit,
+            emit=self._emit,
         )
         self._turns = Turns()
         self._heartbeats = Heartbeats(interval=settings.heartbeat_interval, timeout=settings.heartbeat_timeout)
@@ -89,13 +96,13 @@ class Relay:
         Meanwhile ``/healthz`` answers 503, and so does an upgrade.
         """
         self.draining = True
-        self._emit(Draining(cause, len(self._connections)))
-        for connection in list(self._connections):
+        self._emit(Draining(cause, len(self.connections)))
+        for connection in list(self.connections):
             connection.end(SHUTTING_DOWN)
         with trio.move_on_after(self.settings.drain_timeout):
-            while self._connections:
+            while self.connections:
                 await self._connection_ended.park()
-        self._emit(Stopped(len(self._connections)))
+        self._emit(Stopped(len(self.connections)))
         self._scope.cancel()
 
     def apply(self, settings: Settings) -> None:
@@ -113,6 +120,14 @@ class Relay:
             "uptime_seconds": int(trio.current_time() - self._started),
         }
 
+    def answered(self, endpoint: Endpoint, status: int) -> None:
+        """Count a request's answer."""
+        self.tally.requests[endpoint, status] += 1
+
+    def _emit(self, event: Event) -> None:
+        self.tally.count(event)
+        self._report(event)
+
     async def _handle(self, stream: trio.SocketStream) -> None:
         """One connection from its first byte to its last. Nothing that goes wrong in it gets out."""
         remote = remote_address(stream)
@@ -121,7 +136,7 @@ class Relay:
         except* NeverOpened:
             pass
         except* Exception as errors:  # noqa: BLE001 (one bug must not cost every connection)
-            self._emit(InternalError(remote, _whereabouts(errors)))
+            self._emit(InternalError.of(remote, errors))
         finally:
             await trio.aclose_forcefully(stream)
 
@@ -129,9 +144,13 @@ class Relay:
         def on_refused(status: int) -> None:
             self._emit(RequestRefused(remote, status))
 
-        upgrade = await answer_request(stream, self.settings, self, on_refused)
+        self.tally.handshaking += 1
+        try:
+            upgrade = await answer_request(stream, self.settings, self, on_refused)
+        finally:
+            self.tally.handshaking -= 1
         if upgrade is not None:
-            connection = WebSocket(stream, remote, upgrade, self.settings, self._turns)
+            connection = WebSocket(stream, remote, upgrade, self.settings, self._turns, self._timing)
             with self._tracked(connection):
                 async with connection.opened():
                     await self._route(connection, upgrade.hello)
@@ -139,13 +158,14 @@ class Relay:
     @contextmanager
     def _tracked(self, connection: WebSocket) -> Iterator[None]:
         """Let `drain` know of ``connection`` until it is closed for good."""
-        self._connections.add(connection)
+        self.connections.add(connection)
         if self.draining:
             connection.end(SHUTTING_DOWN)
         try:
             yield
         finally:
-            self._connections.remove(connection)
+            self.connections.remove(connection)
+            self.tally.count_ended(connection)
             self._connection_ended.unpark_all()
 
     async def _route(self, connection: WebSocket, hello: BinaryHello | PhoneHello) -> None:
@@ -188,6 +208,11 @@ async def run(settings: Settings, log: Log, reread: Callable[[], Settings]) -> i
         async with trio.open_nursery() as nursery:
             nursery.start_soon(obey, signals)
             nursery.start_soon(log.run)
+            if settings.metrics_listen:
+                # Memory and time to start that only those pay who ask for it.
+                from relayd.ops.metrics_server import serve_metrics
+
+                await nursery.start(serve_metrics, relay, settings, log.emit)
             await relay.serve()
             nursery.cancel_scope.cancel()
     return status
@@ -202,12 +227,3 @@ def _reload(relay: Relay, log: Log, reread: Callable[[], Settings]) -> None:
     log.level = settings.log_level
     relay.apply(settings)
     log.emit(Reloaded(", ".join(map(flag_of, changed)), ", ".join(map(flag_of, needs_restart))))
-
-
-def _whereabouts(error: BaseException) -> str:
-    """The class of every error in a group and the line that raised it: where to look, and no more."""
-    if isinstance(error, BaseExceptionGroup):
-        return ", ".join(_whereabouts(inner) for inner in error.exceptions)
-    frames = traceback.extract_tb(error.__traceback__)
-    where = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
-    return f"{type(error).__name__}{where}"

@@ -60,7 +60,7 @@ def flag_of(name: str) -> str:
 def shown(value: object) -> str:
     """A setting's value as one would write it."""
     if isinstance(value, tuple):
-        return ", ".join(str(item) for item in value)
+        return ", ".join(str(item) for item in value) or "none"
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -97,6 +97,12 @@ def _parse_addresses(text: str) -> tuple[Address, ...]:
     if len(set(addresses)) < len(addresses):
         raise ValueError
     return addresses
+
+
+def _parse_metrics_addresses(text: str) -> tuple[Address, ...]:
+    # Who reads them may see how busy everybody is: a port alone is a port of this machine's own.
+    local = re.sub(r"(^|[\s,]):?([0-9]{1,5})(?=$|[\s,])", r"\g<1>127.0.0.1:\2", text.strip())
+    return _parse_addresses(local)
 
 
 def _seconds(lowest: float, highest: float) -> Callable[[str], float]:
@@ -185,6 +191,14 @@ class Settings:
         metavar="ADDR",
         help="where to listen: :8080 (every address, IPv4 and IPv6), 127.0.0.1:8080, [::1]:8080 or unix:/path; "
         "port 0 takes a free one; give it again for more",
+    )
+    metrics_listen: tuple[Address, ...] = _setting(
+        (),
+        _parse_metrics_addresses,
+        accepted="an address such as 9464, 0.0.0.0:9464, [::1]:9464 or unix:/run/metrics.sock, each once,",
+        metavar="ADDR",
+        help="where to answer GET /metrics for Prometheus: 9464 or :9464 (this machine only), unix:/path, or "
+        "an interface's address written out: 10.0.0.5:9464, 0.0.0.0:9464 for all; give it again for more",
     )
     grace: float = _duration(
         30.0, "how long the phones of a binary that went away wait for it to come back", lowest=0.0

@@ -11,6 +11,12 @@ from relayd.settings import Address, Settings
 GOOD = [
     ("listen", "unix:/run/r.sock", (Address(path="/run/r.sock"),)),
     ("listen", ":0,[::1]:8080", (Address("", 0), Address("::1", 8080))),
+    ("metrics_listen", "9464", (Address("127.0.0.1", 9464),)),
+    (
+        "metrics_listen",
+        ":1,[::1]:2 0.0.0.0:3",
+        (Address("127.0.0.1", 1), Address("::1", 2), Address("0.0.0.0", 3)),
+    ),
     *((name, "0.25", 0.25) for name in ("grace", "heartbeat_interval", "heartbeat_timeout", "probe_timeout")),
     *((name, "7", 7.0) for name in ("handshake_timeout", "message_timeout", "write_timeout", "drain_timeout")),
     ("max_frame_bytes", "1000", 1000),
@@ -32,7 +38,13 @@ def test_a_setting_is_taken_from_its_flag_and_from_its_variable(name: str, text:
 @pytest.mark.parametrize("name", sorted({name for name, _, _ in GOOD}))
 def test_a_flag_wins_over_its_variable(name: str) -> None:
     text, value = next((text, value) for known, text, value in GOOD if known == name)
-    other = {"listen": ":1", "require_token": "true", "log_level": "error", "log_format": "json"}.get(name, "9")
+    other = {
+        "listen": ":1",
+        "metrics_listen": ":2",
+        "require_token": "true",
+        "log_level": "error",
+        "log_format": "json",
+    }.get(name, "9")
     assert getattr(load({name: text}, {f"RELAYD_{name.upper()}": other}).settings, name) == value
 
 
@@ -50,6 +62,7 @@ def test_every_setting_is_in_the_table() -> None:
             ("listen", text)
             for text in ("", "8080", ":65536", "unix:r", "::1:80", ":1,:1", "unix:/" + "a" * 107)
         ),
+        *(("metrics_listen", text) for text in ("", "localhost", ":65536", "9464,:9464", "unix:m")),
         ("require_token", "maybe"),
         ("log_level", "loud"),
         ("log_format", "xml"),

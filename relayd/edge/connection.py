@@ -17,22 +17,27 @@ import os
 import select
 import sys
 import termios
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
-from typing import Final
+from typing import Final, Literal
 
 import trio
 
 from relayd.edge.control import Control
 from relayd.edge.http import Upgrade
+from relayd.edge.timing import Timing
 from relayd.edge.turns import LEAST_FRAMES, Turns
 from relayd.routing.connection import Ending
 from relayd.routing.outbox import Outbox
 from relayd.settings import Settings
 from relayd.wire.close import MESSAGE_TOO_SLOW, NORMAL, Close
 from relayd.wire.frames import PING, FrameDecoder, encode_close
+from relayd.wire.upgrade import BinaryHello
 
-__all__ = ["NeverOpened", "WebSocket"]
+__all__ = ["Kind", "NeverOpened", "WebSocket"]
+
+Kind = Literal["binary", "phone"]
+"""What a connection was opened as."""
 
 _READ_BYTES: Final = 64 * 1024
 """What a read asks for at first."""
@@ -62,9 +67,17 @@ class WebSocket:
     """
 
     def __init__(
-        self, stream: trio.SocketStream, remote: str, upgrade: Upgrade, settings: Settings, turns: Turns
+        self,
+        stream: trio.SocketStream,
+        remote: str,
+        upgrade: Upgrade,
+        settings: Settings,
+        turns: Turns,
+        timing: Timing | None = None,
     ) -> None:
         self.remote = remote
+        #: What it was opened as.
+        self.kind: Kind = "binary" if isinstance(upgrade.hello, BinaryHello) else "phone"
         self.scope = trio.CancelScope()
         self.outbox = Outbox(self, limit=settings.outbox_bytes, write_timeout=settings.write_timeout)
         self._stream = stream
@@ -100,6 +113,10 @@ class WebSocket:
         #: Seconds from the latest ping that was answered to its pong; None before the first.
         self.round_trip: float | None = None
         self._pinged_at: float | None = None
+        # When the latest read was done, if what it brought is timed.
+        self._timing = timing
+        self._read_at: float | None = None
+        self.timed = False
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -144,6 +161,7 @@ class WebSocket:
         decoder = self._decoder
         # The peer's silence counts from now on: until now its bytes may have lain in the socket.
         self.signs_of_life += 1
+        self.timed = False
         if self._deadline < math.inf:
             self._deadline += trio.current_time() - self._away_since
         while not decoder.ended:
@@ -156,6 +174,8 @@ class WebSocket:
                 data = await self._read()
                 if not data:
                     break
+                if self._timing is not None:
+                    self._read_at = self._timing.sample()
             self._frames_per_turn = self._turns.begin(self._turn, self._frames_per_turn)
             self._turn = self._turns.latest
             messages = decoder.decode(data, self._frames_per_turn)
@@ -169,10 +189,17 @@ class WebSocket:
             if decoder.mid_message:
                 await self._keep_deadline()
             if messages:
+                self.timed = self._read_at is not None
                 return messages
         self._finish_reading()
         await trio.lowlevel.checkpoint()
         return None
+
+    def handed_on(self, outboxes: Iterable[Outbox]) -> None:
+        """`timed` messages are in ``outboxes``, flushed: their time ends when the kernel has taken the last."""
+        assert self._timing is not None
+        assert self._read_at is not None
+        self._timing.handed_on(self._read_at, outboxes, self._nursery)
 
     def ping(self) -> None:
         """Ask for a sign of life."""
@@ -273,6 +300,8 @@ class WebSocket:
         if self._pinged_at is not None:
             self.round_trip = trio.current_time() - self._pinged_at
             self._pinged_at = None
+            if self._timing is not None:
+                self._timing.round_trip(self.round_trip)
 
     def _summon(self) -> Control:
         """Whoever answers control frames: brought the first time."""

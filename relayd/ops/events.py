@@ -8,7 +8,9 @@ for bytes of a frame or an envelope, or for the text of somebody else's error.
 """
 
 import re
+import traceback
 from collections.abc import Callable
+from pathlib import PurePath
 from typing import ClassVar, Literal, get_args
 
 from attrs import fields, frozen
@@ -72,6 +74,16 @@ class Listening(Event):
     message: ClassVar[str] = "listening on {address}"
     address: str
     """As for `--listen`, with the port that was really bound."""
+
+
+@frozen
+class MetricsListening(Event):
+    """Metrics are served on a listener of their own."""
+
+    message_id: ClassVar[str] = "6b76d3148b09c4ca0924928d10e64cc5"
+    message: ClassVar[str] = "metrics on {address}"
+    address: str
+    """As for `--metrics-listen`, with the port that was really bound."""
 
 
 @frozen
@@ -311,6 +323,20 @@ class InternalError(Event):
     remote: str
     error: str
     """The classes of the errors and where they were raised, never their texts."""
+
+    @classmethod
+    def of(cls, remote: str, error: BaseException) -> "InternalError":
+        """The event for ``error``, which may be a group."""
+        return cls(remote, _whereabouts(error))
+
+
+def _whereabouts(error: BaseException) -> str:
+    """The class of every error in a group and the line that raised it: where to look, and no more."""
+    if isinstance(error, BaseExceptionGroup):
+        return ", ".join(_whereabouts(inner) for inner in error.exceptions)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {PurePath(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{where}"
 
 
 @frozen

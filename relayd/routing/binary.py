@@ -51,6 +51,8 @@ async def forward_from_binary(connection: Connection, slot: Slot, emit: Emit) ->
                 push_wake += 1
         for outbox in touched:
             outbox.flush()
+        if connection.timed:
+            connection.handed_on(touched)
         if malformed or unknown or push_wake:
             # One event for a whole read: a binary that sends rubbish must not fill the journal.
             emit(EnvelopesDropped(slot.server_id, malformed, unknown, push_wake))

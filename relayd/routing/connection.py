@@ -1,5 +1,6 @@
 """What routing needs of a connection, and no more: the edge has the real one."""
 
+from collections.abc import Iterable
 from typing import Protocol
 
 from attrs import frozen
@@ -40,6 +41,10 @@ class Connection(Protocol):
         """Whether the forwarder is waiting for the peer's bytes. While it is not, silence means nothing."""
 
     @property
+    def timed(self) -> bool:
+        """Whether the messages that `receive` returned last are a sample of how long messages spend inside."""
+
+    @property
     def ending(self) -> Ending:
         """How the connection ended; while it lives, what it would be if it vanished now."""
 
@@ -49,6 +54,9 @@ class Connection(Protocol):
         Only the forwarder calls this: it is the only reader. Cancelled here, no message is lost.
         Never raises for anything that the peer does.
         """
+
+    def handed_on(self, outboxes: Iterable[Outbox]) -> None:
+        """Messages that are `timed` are in ``outboxes`` now, each of which has been flushed. Never waits."""
 
     def ping(self) -> None:
         """Ask for a sign of life. Never waits or raises."""

@@ -196,8 +196,11 @@ class Outbox:
 
     async def drained(self) -> None:
         """Wait until everything put so far has been sent, or never will be."""
-        target = self.sent_count + len(self._frames)
-        while self.sent_count < target and not self.dead:
+        await self.left(self.sent_count + len(self._frames))
+
+    async def left(self, number: int) -> None:
+        """Wait until frame ``number`` has left the queue: sent, or given up."""
+        while self.sent_count < number and not self.dead:
             await self._next_progress()
 
     async def write(self) -> None:

@@ -46,6 +46,8 @@ async def forward_from_phone(connection: Connection, slot: Slot, phone: Phone) -
                 break
             phone.last_put = outbox.put_unbounded(message, phone.prefix, b"}")
         outbox.flush()
+        if connection.timed:
+            connection.handed_on((outbox,))
         if outbox.dead:
             # Its reader mostly knows by itself. But a peer may refuse to be sent anything and go on sending.
             binary.end(WRITE_FAILED)

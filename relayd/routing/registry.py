@@ -72,6 +72,11 @@ class Registry:
         """Phones that are registered now."""
         return sum(len(slot.phones) for slot in self._slots.values())
 
+    @property
+    def graces(self) -> int:
+        """Server-ids whose binary is gone and whose grace window has not passed."""
+        return sum(slot.binary is None for slot in self._slots.values())
+
     def apply(self, *, probe_timeout: float, max_phones: int) -> None:
         """Let these count from the next claim and the next registration on."""
         self._probe_timeout = probe_timeout

@@ -1,6 +1,6 @@
 """What routing is tested with instead of sockets."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import trio
 
@@ -16,6 +16,7 @@ class FakeConnection:
     """A connection without a socket: the test is its peer, and its kernel as well."""
 
     remote = "peer"
+    timed = False
 
     def __init__(self, *, takes: int = 10**9) -> None:
         self.takes = takes
@@ -44,6 +45,9 @@ class FakeConnection:
             return await self._arrivals.receive()
         except trio.EndOfChannel:
             return None
+
+    def handed_on(self, outboxes: Iterable[Outbox]) -> None:
+        raise AssertionError("nothing here is timed")
 
     def ping(self) -> None:
         self.outbox.put_control(PING)

@@ -1,0 +1,112 @@
+"""``GET /metrics`` on a listener of its own, and the two tasks that look at the relay while it is there."""
+
+from contextlib import ExitStack
+from typing import Final, NoReturn
+
+import trio
+
+from relayd.edge.listener import accept_connections, open_listener, remote_address
+from relayd.edge.request import Answer, Request, answer_or, not_allowed, send_answer
+from relayd.ops.events import Emit, InternalError, MetricsListening
+from relayd.ops.metrics import Metrics, Watched
+from relayd.ops.tally import Histogram
+from relayd.settings import Settings
+
+__all__ = ["serve_metrics"]
+
+_MOST_CONNECTIONS: Final = 8
+"""Scrapes at a time; whoever comes beyond that is hung up on. Prometheus has one, and a person another."""
+
+_LAG_INTERVAL: Final = 0.25
+"""Seconds between two looks at how late the loop is."""
+
+_OUTBOX_INTERVAL: Final = 1.0
+"""Seconds between two looks at the fullest outbox."""
+
+_PER_TURN: Final = 4096
+"""Outboxes that are looked at before other tasks have their turn."""
+
+_OPENMETRICS: Final = b"application/openmetrics-text"
+_TEXT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+_OPENMETRICS_TYPE: Final = b"application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+async def serve_metrics(
+    relay: Watched,
+    settings: Settings,
+    emit: Emit,
+    *,
+    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve the metrics of ``relay`` on ``settings.metrics_listen`` until cancelled.
+
+    Started, it reports the addresses bound. Raises `relayd.edge.listener.CannotListen`, in a group if a
+    listener fails later on.
+    """
+    metrics = Metrics(relay)
+    places = trio.Semaphore(_MOST_CONNECTIONS)
+
+    async def handle(stream: trio.SocketStream) -> None:
+        try:
+            places.acquire_nowait()
+        except trio.WouldBlock:
+            await trio.aclose_forcefully(stream)
+            return
+        try:
+            await _answer(stream, metrics, settings.handshake_timeout)
+        except* Exception as errors:  # noqa: BLE001 (a bug here must not cost a single connection)
+            emit(InternalError.of(remote_address(stream), errors))
+        finally:
+            places.release()
+            await trio.aclose_forcefully(stream)
+
+    with ExitStack() as stack:
+        listeners = []
+        for address in settings.metrics_listen:
+            listener = await open_listener(address)
+            stack.callback(listener.close)
+            listeners.append(listener)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_watch_lag, relay.tally.loop_lag)
+            nursery.start_soon(_watch_outboxes, relay)
+            for listener in listeners:
+                nursery.start_soon(accept_connections, listener, handle, nursery, emit)
+                emit(MetricsListening(str(listener.address)))
+            task_status.started([str(listener.address) for listener in listeners])
+
+
+async def _answer(stream: trio.SocketStream, metrics: Metrics, timeout: float) -> None:
+    as_openmetrics = await answer_or(stream, timeout, _judge, lambda answer: None)
+    if as_openmetrics is not None:
+        body = await metrics.text(as_openmetrics=as_openmetrics)
+        content_type = _OPENMETRICS_TYPE if as_openmetrics else _TEXT_TYPE
+        headers = ((b"content-type", content_type), (b"cache-control", b"no-store"))
+        await send_answer(stream, timeout, Answer(200, headers, body))
+
+
+def _judge(request: Request) -> bool:
+    """Whether OpenMetrics is asked for. Raises `Answer` for anything but ``GET /metrics``."""
+    if request.head.target.partition(b"?")[0] != b"/metrics":
+        raise Answer(404)
+    if request.head.method != b"GET":
+        raise not_allowed()
+    accepted = b",".join(request.head.values(b"accept"))
+    return any(part.partition(b";")[0].strip().lower() == _OPENMETRICS for part in accepted.split(b","))
+
+
+async def _watch_lag(lag: Histogram) -> NoReturn:
+    while True:
+        due = trio.current_time() + _LAG_INTERVAL
+        await trio.sleep_until(due)
+        lag.observe(max(trio.current_time() - due, 0.0))
+
+
+async def _watch_outboxes(relay: Watched) -> NoReturn:
+    while True:
+        await trio.sleep(_OUTBOX_INTERVAL)
+        fullest = 0
+        for number, connection in enumerate(list(relay.connections), 1):
+            fullest = max(fullest, connection.outbox.charge)
+            if number % _PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
+        relay.tally.fullest.observe(fullest)
