@@ -13,6 +13,7 @@ from tests.ops.examples import HOSTILE, example
 
 UNLIMITED = {
     "listening",
+    "metrics_listening",
     "reloaded",
     "reload_refused",
     "draining",
