@@ -4,22 +4,26 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import closing
+from functools import partial
 from types import ModuleType
 from typing import Final
 
 import trio
 
 from relayd import __version__
-from relayd.commands import check
+from relayd.commands import check, systemd
 from relayd.configuration import BadSetting, load
 from relayd.daemon import run
 from relayd.edge.listener import CannotListen
+from relayd.edge.passed import take_passed_sockets
 from relayd.flags import Parser, add_settings, given
 from relayd.ops.log import Log
+from relayd.ops.systemd import ServiceManager
 
 __all__ = ["main"]
 
-_COMMANDS: Final[dict[str, ModuleType]] = {"check": check}
+_COMMANDS: Final[dict[str, ModuleType]] = {"check": check, "systemd": systemd}
 
 _DESCRIPTION = """\
 A WebSocket relay. A binary and its phones dial in, name the same server-id, and relayd carries
@@ -37,6 +41,7 @@ variable, and that over the file. Durations are seconds, with fractions if you l
   relayd --listen :8080                    every address, IPv4 and IPv6
   relayd --listen unix:/run/relayd.sock    behind a proxy on the same machine
   relayd check                             what is set, and where
+  relayd systemd install                   a service of systemd, with sockets that outlive a restart
 
 SIGHUP reads the settings again and takes over those that can change while running. SIGTERM or
 SIGINT closes every connection with 1001 and exits 0; a second one exits at once. Exit status 1: an
@@ -50,14 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is not None:
         status: int = _COMMANDS[options.command].run(options)
         return status
+    passed = take_passed_sockets(os.environ, os.getpid())
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
+    reread = partial(load, given(options), os.environ, passed.addresses)
     try:
-        loaded = load(given(options), os.environ)
+        loaded = reread()
     except BadSetting as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2
     log = Log(sys.stderr, level=loaded.settings.log_level, log_format=loaded.settings.log_format)
     try:
-        return trio.run(run, loaded.settings, log, lambda: load(given(options), os.environ).settings)
+        with closing(manager):
+            return trio.run(run, loaded.settings, log, lambda: reread().settings, passed, manager)
     except* CannotListen as failures:
         for failure in failures.exceptions:
             print(f"relayd: {_innermost(failure)}", file=sys.stderr)

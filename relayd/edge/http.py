@@ -56,7 +56,11 @@ class Front(Protocol):
 
     @property
     def draining(self) -> bool:
-        """Whether the relay takes no more connections."""
+        """Whether the relay is about to end."""
+
+    @property
+    def refusing(self) -> bool:
+        """Whether upgrades are refused."""
 
     def health(self) -> Mapping[str, Any]:
         """The document of ``/healthz``. It counts everybody, so it is only made on demand."""
@@ -195,7 +199,7 @@ def _judge(request: _Request, settings: Settings, front: Front) -> Upgrade:
         hello: BinaryHello | PhoneHello = binary_hello(request.headers)
     else:
         hello = phone_hello(request.headers, require_token=settings.require_token)
-    if front.draining:
+    if front.refusing:
         raise _Answer(503, ((b"retry-after", b"1"),))
     return Upgrade(hello, _SWITCHING % accept_key(key.decode("ascii")).encode("ascii"), request.leftover)
 
