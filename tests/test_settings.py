@@ -10,6 +10,7 @@ from relayd.settings import Address, Settings
 
 GOOD = [
     ("listen", "unix:/run/r.sock", (Address(path="/run/r.sock"),)),
+    ("listen", "fd:web,fd:3", (Address(fd="web"), Address(fd="3"))),
     ("listen", ":0,[::1]:8080", (Address("", 0), Address("::1", 8080))),
     *((name, "0.25", 0.25) for name in ("grace", "heartbeat_interval", "heartbeat_timeout", "probe_timeout")),
     *((name, "7", 7.0) for name in ("handshake_timeout", "message_timeout", "write_timeout", "drain_timeout")),
@@ -48,7 +49,17 @@ def test_every_setting_is_in_the_table() -> None:
         *(("max_phones", text) for text in ("0", "-1", "1.5", "1000001", "9" * 30, "\u0663")),
         *(
             ("listen", text)
-            for text in ("", "8080", ":65536", "unix:r", "::1:80", ":1,:1", "unix:/" + "a" * 107)
+            for text in (
+                "",
+                "8080",
+                ":65536",
+                "unix:r",
+                "::1:80",
+                ":1,:1",
+                "fd:",
+                "fd:a:b",
+                "unix:/" + "a" * 107,
+            )
         ),
         ("require_token", "maybe"),
         ("log_level", "loud"),
@@ -146,3 +157,11 @@ def test_only_live_settings_change_while_running() -> None:
     assert changed == ["max_phones", "log_level"]
     assert needs_restart == ["listen", "grace"]
     assert (settings.max_phones, settings.log_level, settings.grace) == (3, "debug", old.grace)
+
+
+def test_sockets_that_were_passed_on_are_where_to_listen_if_nobody_says() -> None:
+    passed = (Address(fd="web"), Address(fd="4"))
+    loaded = load({}, {}, passed)
+    assert (loaded.settings.listen, loaded.sources["listen"]) == (passed, "LISTEN_FDS")
+    assert load({}, {"RELAYD_LISTEN": ":0"}, passed).settings.listen == (Address("", 0),)
+    assert load({"listen": "fd:4"}, {}, passed).settings.listen == (Address(fd="4"),)
