@@ -59,9 +59,9 @@ class PassedSockets:
             yield _adopt(descriptor, address)
 
     def _descriptors(self, address: Address) -> list[int]:
-        if address.fd.isdecimal():
-            return [int(address.fd)]
         found = [descriptor for descriptor, name in self.names.items() if name == address.fd]
+        if not found and address.fd.isdecimal():
+            return [int(address.fd)]
         if not found:
             passed = ", ".join(f"fd:{name}" for name in dict.fromkeys(self.names.values())) or "none at all"
             raise CannotListen(

@@ -176,6 +176,14 @@ def test_variables_count_for_the_process_that_they_are_meant_for_and_are_removed
     assert environment == {"HOME": "/"}
 
 
+def test_a_name_that_looks_like_a_number_is_a_name_first() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        passed = PassedSockets({os.dup(held.fileno()): "1000000"})
+        (listener,) = passed.listeners(passed.addresses)
+        assert listener.address == Address("127.0.0.1", held.getsockname()[1])
+        listener.close()
+
+
 @contextlib.contextmanager
 def passed_on(sock: socket.socket, log: Path) -> Iterator[RelayProcess]:
     """A relay that was started with ``sock`` in the way of sd_listen_fds(3)."""
