@@ -5,23 +5,26 @@ import os
 import sys
 from collections.abc import Sequence
 from contextlib import closing
+from functools import partial
 from types import ModuleType
 from typing import Final
 
 import trio
 
 from relayd import __version__
-from relayd.commands import check, doctor
+from relayd.commands import check, doctor, systemd
 from relayd.configuration import BadSetting, load
 from relayd.daemon import run
 from relayd.edge.listener import CannotListen
+from relayd.edge.passed import take_passed_sockets
 from relayd.flags import Parser, add_settings, given
 from relayd.ops.log import Log
+from relayd.ops.systemd import ServiceManager
 from relayd.settings import Settings
 
 __all__ = ["main"]
 
-_COMMANDS: Final[dict[str, ModuleType]] = {"check": check, "doctor": doctor}
+_COMMANDS: Final[dict[str, ModuleType]] = {"check": check, "doctor": doctor, "systemd": systemd}
 
 _DESCRIPTION = """\
 A WebSocket relay. A binary and its phones dial in, name the same server-id, and relayd carries
@@ -40,6 +43,7 @@ variable, and that over the file. Durations are seconds, with fractions if you l
   relayd --listen unix:/run/relayd.sock    behind a proxy on the same machine
   relayd check                             what is set, and where
   relayd doctor ws://127.0.0.1:8080        is all of it there, seen from a client?
+  relayd systemd install                   a service of systemd, with sockets that outlive a restart
 
 SIGHUP reads the settings again and takes over those that can change while running. SIGTERM or
 SIGINT closes every connection with 1001 and exits 0; a second one exits at once. Exit status 1: an
@@ -53,14 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.command is not None:
         status: int = _COMMANDS[options.command].run(options)
         return status
+    passed = take_passed_sockets(os.environ, os.getpid())
+    manager = ServiceManager.from_environment(os.environ, os.getpid())
+    reread = partial(load, given(options), os.environ, passed.addresses)
     try:
-        loaded = load(given(options), os.environ)
+        loaded = reread()
     except BadSetting as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2
     try:
-        with closing(_log(loaded.settings)) as log:
-            return trio.run(run, loaded.settings, log, lambda: load(given(options), os.environ).settings)
+        with closing(manager), closing(_log(loaded.settings)) as log:
+            return trio.run(run, loaded.settings, log, lambda: reread().settings, passed, manager)
     except* CannotListen as failures:
         for failure in failures.exceptions:
             print(f"relayd: {_innermost(failure)}", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from attrs import evolve, fields, frozen
 
-from relayd.settings import Settings, flag_of, setting_of, shown
+from relayd.settings import Address, Settings, flag_of, setting_of, shown
 
 __all__ = ["DEFAULT_FILE", "BadSetting", "Loaded", "load", "reloaded"]
 
@@ -41,15 +41,22 @@ class Loaded:
     """The file that was read."""
 
 
-def load(flags: Mapping[str, str | Sequence[str]], environment: Mapping[str, str]) -> Loaded:
+def load(
+    flags: Mapping[str, str | Sequence[str]],
+    environment: Mapping[str, str],
+    passed: tuple[Address, ...] = (),
+) -> Loaded:
     """Settings from their defaults, under a file, under ``RELAYD_…`` variables, under flags; all as text.
 
     ``flags`` has the field's name for a key, and only flags that were given; ``config`` among them names
-    the file. Raises `BadSetting` for the first value that is not accepted. Other ``RELAYD_…`` variables
-    are left alone: Kubernetes, for one, sets some for every service.
+    the file. Sockets that were ``passed`` on are where to listen if nobody says. Raises `BadSetting` for
+    the first value that is not accepted. Other ``RELAYD_…`` variables are left alone: Kubernetes, for
+    one, sets some for every service.
     """
     values: dict[str, Any] = {}
     sources = dict.fromkeys(_KNOWN, "the default")
+    if passed:
+        values["listen"], sources["listen"] = passed, "LISTEN_FDS"
     file = _file_named(flags, environment)
     for name, source, text in (*_from_file(file), *_from_environment(environment), *_from_flags(flags)):
         try:

@@ -3,7 +3,7 @@
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, Final
 
 import trio
 
@@ -12,6 +12,7 @@ from relayd.configuration import BadSetting, reloaded
 from relayd.edge.connection import NeverOpened, WebSocket
 from relayd.edge.http import Endpoint, answer_request
 from relayd.edge.listener import Listener, accept_connections, open_listener, remote_address
+from relayd.edge.passed import PassedSockets
 from relayd.edge.timing import Timing
 from relayd.edge.turns import Turns
 from relayd.ops.events import (
@@ -27,6 +28,7 @@ from relayd.ops.events import (
 )
 from relayd.ops.log import Log
 from relayd.ops.process import prepare_process
+from relayd.ops.systemd import ServiceManager, status_of
 from relayd.ops.tally import Tally
 from relayd.routing.binary import serve_binary
 from relayd.routing.heartbeat import Heartbeats
@@ -38,6 +40,9 @@ from relayd.wire.upgrade import BinaryHello, PhoneHello
 
 __all__ = ["Relay", "run"]
 
+_ARRIVAL: Final = 1.0
+"""Seconds that a drain waits for the requests of those who were let in just before it began."""
+
 
 class Relay:
     """The whole relay but its signals: `serve` runs it, `drain` ends it.
@@ -45,7 +50,8 @@ class Relay:
     Tests run it in a nursery of theirs; `run` runs it as a process.
     """
 
-    def __init__(self, settings: Settings, emit: Emit) -> None:
+    def __init__(self, settings: Settings, emit: Emit, passed: PassedSockets | None = None) -> None:
+        """``passed`` are the sockets that ``fd:`` addresses among the settings stand for."""
         #: In force for whatever begins from now on.
         self.settings = settings
         self._report = emit
@@ -57,8 +63,11 @@ class Relay:
         #: Those that are open, closing handshakes included.
         self.connections: set[WebSocket] = set()
         self._connection_ended = trio.lowlevel.ParkingLot()
-        #: Whether upgrades are refused, because the relay is about to end.
+        #: Whether the relay is about to end.
         self.draining = False
+        self._passed = PassedSockets() if passed is None else passed
+        #: Of accepting from passed sockets. That ends as a drain begins.
+        self._passed_scopes: list[trio.CancelScope] = []
         self._scope = trio.CancelScope()
         self.registry = Registry(
             grace=settings.grace,
@@ -77,33 +86,48 @@ class Relay:
         self._started = trio.current_time()
         with ExitStack() as stack:
             listeners: list[Listener] = []
-            for address in self.settings.listen:
-                listener = await open_listener(address)
+            # Passed ones first, while no descriptor of ours can be taken for one.
+            for listener in self._passed.listeners(self.settings.listen):
                 stack.callback(listener.close)
                 listeners.append(listener)
+            for address in self.settings.listen:
+                if not address.fd:
+                    listener = await open_listener(address)
+                    stack.callback(listener.close)
+                    listeners.append(listener)
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.registry.expire_graces)
                     nursery.start_soon(self._heartbeats.run)
                     for listener in listeners:
-                        nursery.start_soon(accept_connections, listener, self._handle, nursery, self._emit)
-                        self._emit(Listening(str(listener.address)))
+                        nursery.start_soon(self._accept, listener, nursery)
+                        self._emit(Listening(str(listener.address), listener.passed_as))
                     task_status.started([str(listener.address) for listener in listeners])
 
     async def drain(self, cause: str) -> None:
         """Close every connection with 1001, wait for them up to the drain timeout, and end `serve`.
 
-        Meanwhile ``/healthz`` answers 503, and so does an upgrade.
+        Meanwhile ``/healthz`` answers 503, and so does an upgrade. But no more is accepted from passed
+        sockets: who dials them waits for the next process. Who was let in before gets his upgrade, and 1001.
         """
         self.draining = True
         self._emit(Draining(cause, len(self.connections)))
         for connection in list(self.connections):
             connection.end(SHUTTING_DOWN)
+        for scope in self._passed_scopes:
+            scope.cancel()
         with trio.move_on_after(self.settings.drain_timeout):
+            if self._passed_scopes:
+                await self._let_arrive()
             while self.connections:
                 await self._connection_ended.park()
         self._emit(Stopped(len(self.connections)))
         self._scope.cancel()
+
+    @property
+    def refusing(self) -> bool:
+        """Whether upgrades are refused."""
+        return self.draining and not self._passed_scopes
 
     def apply(self, settings: Settings) -> None:
         """Go on with ``settings``, of which only those may differ that can change while running."""
@@ -128,6 +152,23 @@ class Relay:
         self.tally.count(event)
         self._report(event)
 
+    async def _accept(self, listener: Listener, nursery: trio.Nursery) -> None:
+        with trio.CancelScope() as scope:
+            if listener.passed_as:
+                self._passed_scopes.append(scope)
+                if self.draining:
+                    scope.cancel()
+            await accept_connections(listener, self._handle, nursery, self._emit)
+        listener.close()
+
+    async def _let_arrive(self) -> None:
+        # One turn for those who accept, and one for what they accepted last.
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        with trio.move_on_after(_ARRIVAL):
+            while self.tally.handshaking:
+                await self._connection_ended.park()
+
     async def _handle(self, stream: trio.SocketStream) -> None:
         """One connection from its first byte to its last. Nothing that goes wrong in it gets out."""
         remote = remote_address(stream)
@@ -149,6 +190,8 @@ class Relay:
             upgrade = await answer_request(stream, self.settings, self, on_refused)
         finally:
             self.tally.handshaking -= 1
+            if self.draining:
+                self._connection_ended.unpark_all()
         if upgrade is not None:
             connection = WebSocket(stream, remote, upgrade, self.settings, self._turns, self._timing)
             with self._tracked(connection):
@@ -179,16 +222,37 @@ class Relay:
             connection.end(refusal.close)
 
 
-async def run(settings: Settings, log: Log, reread: Callable[[], Settings]) -> int:
+async def run(
+    settings: Settings,
+    log: Log,
+    reread: Callable[[], Settings],
+    passed: PassedSockets,
+    manager: ServiceManager,
+) -> int:
     """Be the daemon until SIGTERM or SIGINT, and drain; return the exit status.
 
-    SIGHUP has the settings ``reread``, which may raise `relayd.configuration.BadSetting`. The status is 0
-    after a drain, 128 and the signal's number if a second signal cut it short. Raises a group of
-    `relayd.edge.listener.CannotListen` if a listener cannot be opened, or fails.
+    ``manager`` is told what becomes of it. SIGHUP has the settings ``reread``, which may raise
+    `relayd.configuration.BadSetting`. The status is 0 after a drain, 128 and the signal's number if a
+    second signal cut it short. Raises a group of `relayd.edge.listener.CannotListen` if a listener
+    cannot be opened, or fails.
     """
     status = 0
     prepare_process()
-    relay = Relay(settings, log.emit)
+
+    def emit(event: Event) -> None:
+        log.emit(event)
+        if isinstance(event, Draining):
+            manager.stopping(counts(), relay.settings.drain_timeout)
+
+    def counts() -> str:
+        registry = relay.registry
+        return status_of(registry.connected_binaries, registry.connected_phones, draining=relay.draining)
+
+    relay = Relay(settings, emit, passed)
+
+    async def serve(*, task_status: trio.TaskStatus[Sequence[str]]) -> None:
+        await relay.serve(task_status=task_status)
+        nursery.cancel_scope.cancel()
 
     async def obey(signals: AsyncIterator[int]) -> None:
         nonlocal status
@@ -196,7 +260,8 @@ async def run(settings: Settings, log: Log, reread: Callable[[], Settings]) -> i
         async with trio.open_nursery() as draining:
             async for number in signals:
                 if number == signal.SIGHUP:
-                    _reload(relay, log, reread)
+                    with manager.reloading():
+                        _reload(relay, log, reread)
                 elif ending:
                     status = 128 + number
                     nursery.cancel_scope.cancel()
@@ -213,8 +278,9 @@ async def run(settings: Settings, log: Log, reread: Callable[[], Settings]) -> i
                 from relayd.ops.metrics_server import serve_metrics
 
                 await nursery.start(serve_metrics, relay, settings, log.emit)
-            await relay.serve()
-            nursery.cancel_scope.cancel()
+            await nursery.start(serve)
+            manager.ready(counts())
+            nursery.start_soon(manager.run, counts)
     return status
 
 

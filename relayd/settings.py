@@ -20,13 +20,19 @@ T = TypeVar("T")
 
 @frozen
 class Address:
-    """Where to listen: a TCP ``host`` and ``port`` (no host means every address), or a unix ``path``."""
+    """Where to listen: a TCP ``host`` and ``port`` (no host means every address), or a unix ``path``.
+
+    Or ``fd``, the number or the name of a socket that was passed on (`relayd.edge.passed`).
+    """
 
     host: str = ""
     port: int = 0
     path: str = ""
+    fd: str = ""
 
     def __str__(self) -> str:
+        if self.fd:
+            return f"fd:{self.fd}"
         if self.path:
             return f"unix:{self.path}"
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -86,6 +92,11 @@ def _parse_address(text: str) -> Address:
         if not path.startswith("/") or "\0" in path or len(path.encode()) > 107:
             raise ValueError
         return Address(path=path)
+    if text.startswith("fd:"):
+        # The names that systemd takes, but for spaces and commas, which separate addresses here.
+        if re.fullmatch(r"[!-+\--9;-~]{1,255}", text.removeprefix("fd:")) is None:
+            raise ValueError
+        return Address(fd=text.removeprefix("fd:"))
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]/\s]*)):([0-9]{1,5})", text, re.ASCII)
     if match is None or int(match[3]) > 65535:
         raise ValueError
@@ -187,10 +198,12 @@ class Settings:
     listen: tuple[Address, ...] = _setting(
         (Address(host="127.0.0.1", port=8080),),
         _parse_addresses,
-        accepted="an address such as :8080, 127.0.0.1:8080, [::1]:8080 or unix:/run/relayd.sock, each once,",
+        accepted="an address such as :8080, 127.0.0.1:8080, [::1]:8080, unix:/run/relayd.sock or fd:NAME, "
+        "each once,",
         metavar="ADDR",
         help="where to listen: :8080 (every address, IPv4 and IPv6), 127.0.0.1:8080, [::1]:8080 or unix:/path; "
-        "port 0 takes a free one; give it again for more",
+        "port 0 takes a free one; fd:NAME or fd:3 is a socket that systemd passed on, and without --listen "
+        "all that it passed are taken; give it again for more",
     )
     metrics_listen: tuple[Address, ...] = _setting(
         (),

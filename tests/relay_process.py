@@ -27,9 +27,11 @@ class RelayProcess:
         *flags: str,
         env: Mapping[str, str] | None = None,
         program: Sequence[str] = ("-m", "relayd"),
+        wrapper: Sequence[str] = (),
+        pass_fds: Sequence[int] = (),
     ) -> None:
         self._log = log
-        command = [sys.executable, *program, "--log-format", "json", "--log-level", "debug", *flags]
+        command = [*wrapper, sys.executable, *program, "--log-format", "json", "--log-level", "debug", *flags]
         if not any(flag.startswith("--listen") for flag in flags):
             command += ["--listen", "127.0.0.1:0"]
         # Whatever this machine's own relay is set to is not what is tested here.
@@ -37,7 +39,11 @@ class RelayProcess:
         clean["RELAYD_CONFIG"] = "/dev/null"
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stderr=stderr, env={**clean, **(env or {})}
+                command,
+                stdin=subprocess.DEVNULL,
+                stderr=stderr,
+                env={**clean, **(env or {})},
+                pass_fds=pass_fds,
             )
 
     @property

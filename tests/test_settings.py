@@ -10,6 +10,7 @@ from relayd.settings import Address, Settings
 
 GOOD = [
     ("listen", "unix:/run/r.sock", (Address(path="/run/r.sock"),)),
+    ("listen", "fd:web,fd:3", (Address(fd="web"), Address(fd="3"))),
     ("listen", ":0,[::1]:8080", (Address("", 0), Address("::1", 8080))),
     ("metrics_listen", "9464", (Address("127.0.0.1", 9464),)),
     (
@@ -60,7 +61,17 @@ def test_every_setting_is_in_the_table() -> None:
         *(("max_phones", text) for text in ("0", "-1", "1.5", "1000001", "9" * 30, "\u0663")),
         *(
             ("listen", text)
-            for text in ("", "8080", ":65536", "unix:r", "::1:80", ":1,:1", "unix:/" + "a" * 107)
+            for text in (
+                "",
+                "8080",
+                ":65536",
+                "unix:r",
+                "::1:80",
+                ":1,:1",
+                "fd:",
+                "fd:a:b",
+                "unix:/" + "a" * 107,
+            )
         ),
         *(("metrics_listen", text) for text in ("", "localhost", ":65536", "9464,:9464", "unix:m")),
         ("require_token", "maybe"),
@@ -159,3 +170,11 @@ def test_only_live_settings_change_while_running() -> None:
     assert changed == ["max_phones", "log_level"]
     assert needs_restart == ["listen", "grace"]
     assert (settings.max_phones, settings.log_level, settings.grace) == (3, "debug", old.grace)
+
+
+def test_sockets_that_were_passed_on_are_where_to_listen_if_nobody_says() -> None:
+    passed = (Address(fd="web"), Address(fd="4"))
+    loaded = load({}, {}, passed)
+    assert (loaded.settings.listen, loaded.sources["listen"]) == (passed, "LISTEN_FDS")
+    assert load({}, {"RELAYD_LISTEN": ":0"}, passed).settings.listen == (Address("", 0),)
+    assert load({"listen": "fd:4"}, {}, passed).settings.listen == (Address(fd="4"),)

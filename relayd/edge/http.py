@@ -41,7 +41,11 @@ class Front(Protocol):
 
     @property
     def draining(self) -> bool:
-        """Whether the relay takes no more connections."""
+        """Whether the relay is about to end."""
+
+    @property
+    def refusing(self) -> bool:
+        """Whether upgrades are refused."""
 
     def health(self) -> Mapping[str, Any]:
         """The document of ``/healthz``. It counts everybody, so it is only made on demand."""
@@ -104,7 +108,7 @@ def _judge(request: Request, endpoint: Endpoint, settings: Settings, front: Fron
             hello = phone_hello(request.head.fields, require_token=settings.require_token)
     except BadHeaders:
         raise Answer(400, quiet=True) from None
-    if front.draining:
+    if front.refusing:
         raise Answer(503, ((b"retry-after", b"1"),))
     return Upgrade(hello, _SWITCHING % accept_key(key.decode("ascii")).encode("ascii"), request.leftover)
 

@@ -38,19 +38,23 @@ class CannotListen(Exception):
 class Listener:
     """An open listener and the address that it really has."""
 
-    def __init__(self, sock: socket.socket, address: Address) -> None:
+    def __init__(self, sock: socket.socket, address: Address, passed_as: str = "") -> None:
         self.socket = sock
         self.address = address
+        #: The name or number under which it was passed on (`relayd.edge.passed`); empty if we opened it.
+        self.passed_as = passed_as
 
     def close(self) -> None:
-        """Stop listening; a unix socket's file goes too."""
+        """Stop listening; the file of a unix socket that we opened goes too."""
         self.socket.close()
-        if self.address.path:
+        if self.address.path and not self.passed_as:
             _unlink(self.address.path)
 
 
 async def open_listener(address: Address) -> Listener:
-    """Bind and listen on ``address``. Raises `CannotListen`."""
+    """Bind and listen on ``address``, which is none of a socket that was passed on. Raises `CannotListen`."""
+    if address.fd:
+        raise CannotListen(f"cannot listen on {address}: only --listen takes sockets that were passed on")
     try:
         if address.path:
             return Listener(_listening(_bind_unix(address.path)), address)

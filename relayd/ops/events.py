@@ -74,6 +74,8 @@ class Listening(Event):
     message: ClassVar[str] = "listening on {address}"
     address: str
     """As for `--listen`, with the port that was really bound."""
+    passed_as: str = ""
+    """The name or number under which the socket was passed on; empty if relayd opened it."""
 
 
 @frozen

@@ -1,0 +1,39 @@
+"""``relayd systemd`` run into a directory."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.relay_process import WAIT
+
+
+def relayd_systemd(action: str, root: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run ``relayd systemd ACTION`` with ``root`` in place of the system's own."""
+    return subprocess.run(
+        [sys.executable, "-m", "relayd", "systemd", action, "--root", str(root), *flags],
+        capture_output=True,
+        text=True,
+        timeout=WAIT,
+        env={**os.environ, **variables},
+        check=False,
+    )
+
+
+def install(root: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run ``relayd systemd install``."""
+    return relayd_systemd("install", root, *flags, **variables)
+
+
+def uninstall(root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run ``relayd systemd uninstall``."""
+    return relayd_systemd("uninstall", root, *flags)
+
+
+def older_systemd(directory: Path) -> dict[str, str]:
+    """Variables with which ``systemctl --version`` says what Debian 12's does."""
+    systemctl = directory / "bin" / "systemctl"
+    systemctl.parent.mkdir(exist_ok=True)
+    systemctl.write_text('#!/bin/sh\necho "systemd 252 (252.39-1~deb12u2)"\n')
+    systemctl.chmod(0o755)
+    return {"PATH": f"{systemctl.parent}:{os.environ['PATH']}"}
