@@ -69,4 +69,4 @@ def given(options: argparse.Namespace) -> Mapping[str, str | Sequence[str]]:
 def _shown_default(default: object) -> str:
     if isinstance(default, bool):
         return "on" if default else "off"
-    return shown(default) or "none"
+    return shown(default)

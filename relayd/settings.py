@@ -66,7 +66,7 @@ def flag_of(name: str) -> str:
 def shown(value: object) -> str:
     """A setting's value as one would write it."""
     if isinstance(value, tuple):
-        return ", ".join(str(item) for item in value) or "none"
+        return ", ".join(str(item) for item in value) or "off"
     if isinstance(value, bool):
         return "true" if value else "false"
     return f"{value:g}" if isinstance(value, float) else str(value)
@@ -111,6 +111,8 @@ def _parse_addresses(text: str) -> tuple[Address, ...]:
 
 
 def _parse_metrics_addresses(text: str) -> tuple[Address, ...]:
+    if text.strip().lower() == "off":
+        return ()
     # Who reads them may see how busy everybody is: a port alone is a port of this machine's own.
     local = re.sub(r"(^|[\s,]):?([0-9]{1,5})(?=$|[\s,])", r"\g<1>127.0.0.1:\2", text.strip())
     return _parse_addresses(local)
@@ -208,7 +210,7 @@ class Settings:
     metrics_listen: tuple[Address, ...] = _setting(
         (),
         _parse_metrics_addresses,
-        accepted="an address such as 9464, 0.0.0.0:9464, [::1]:9464 or unix:/run/metrics.sock, each once,",
+        accepted="off, or an address such as 9464, 0.0.0.0:9464, [::1]:9464 or unix:/run/metrics.sock, each once,",
         metavar="ADDR",
         help="where to answer GET /metrics for Prometheus: 9464 or :9464 (this machine only), unix:/path, or "
         "an interface's address written out: 10.0.0.5:9464, 0.0.0.0:9464 for all; give it again for more",

@@ -223,7 +223,7 @@ def _example() -> str:
 
 
 def _toml(value: object) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple) and value:
         return f"[{', '.join(_toml(item) for item in value)}]"
     return shown(value) if isinstance(value, bool | int | float) else json.dumps(shown(value))
 
