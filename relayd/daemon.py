@@ -11,11 +11,14 @@ import trio
 
 from relayd import __version__
 from relayd.configuration import BadSetting, reloaded
+from relayd.edge.admin import Admin, open_admin_socket
 from relayd.edge.connection import NeverOpened, WebSocket
 from relayd.edge.http import answer_request
 from relayd.edge.listener import Listener, accept_connections, open_listener, remote_address
+from relayd.edge.traffic import Traffic
 from relayd.edge.turns import Turns
 from relayd.ops.events import (
+    AdminListening,
     Draining,
     Emit,
     InternalError,
@@ -48,7 +51,14 @@ class Relay:
         #: In force for whatever begins from now on.
         self.settings = settings
         self._emit = emit
-        self._connections: set[WebSocket] = set()
+        #: Accepted and not yet closed for good.
+        self.connections: set[WebSocket] = set()
+        #: How many were accepted, and what those that are gone have carried.
+        self.accepted = 0
+        self.carried = Traffic()
+        #: The addresses of the open listeners.
+        self.listening: Sequence[str] = ()
+        self._started = trio.current_time()
         self._connection_ended = trio.lowlevel.ParkingLot()
         #: Whether upgrades are refused, because the relay is about to end.
         self.draining = False
@@ -60,6 +70,7 @@ class Relay:
             emit=emit,
         )
         self._turns = Turns()
+        self._admin = Admin(self, emit)
         self._heartbeats = Heartbeats(interval=settings.heartbeat_interval, timeout=settings.heartbeat_timeout)
 
     async def serve(self, *, task_status: trio.TaskStatus[Sequence[str]] = trio.TASK_STATUS_IGNORED) -> None:
@@ -67,13 +78,15 @@ class Relay:
 
         Raises `relayd.edge.listener.CannotListen`, in a group if the listener fails later on.
         """
-        self._started = trio.current_time()
         with ExitStack() as stack:
             listeners: list[Listener] = []
             for address in self.settings.listen:
                 listener = await open_listener(address)
                 stack.callback(listener.close)
                 listeners.append(listener)
+            admin = open_admin_socket(self.settings.admin_socket, self._emit)
+            if admin is not None:
+                stack.callback(admin.close)
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.registry.expire_graces)
@@ -81,27 +94,44 @@ class Relay:
                     for listener in listeners:
                         nursery.start_soon(accept_connections, listener, self._handle, nursery, self._emit)
                         self._emit(Listening(str(listener.address)))
-                    task_status.started([str(listener.address) for listener in listeners])
+                    if admin is not None:
+                        nursery.start_soon(accept_connections, admin, self._handle_admin, nursery, self._emit)
+                        self._emit(AdminListening(admin.address.path))
+                    self.listening = [str(listener.address) for listener in listeners]
+                    task_status.started(self.listening)
 
     async def drain(self, cause: str) -> None:
         """Close every connection with 1001, wait for them up to the drain timeout, and end `serve`.
 
-        Meanwhile ``/healthz`` answers 503, and so does an upgrade.
+        Meanwhile ``/healthz`` answers 503, and so does an upgrade. ``cause`` is for the log. If it is
+        under way already, this does nothing.
         """
+        if self.draining:
+            return
         self.draining = True
-        self._emit(Draining(cause, len(self._connections)))
-        for connection in list(self._connections):
+        self._emit(Draining(cause, len(self.connections)))
+        for connection in list(self.connections):
             connection.end(SHUTTING_DOWN)
         with trio.move_on_after(self.settings.drain_timeout):
-            while self._connections:
+            while self.connections:
                 await self._connection_ended.park()
-        self._emit(Stopped(len(self._connections)))
+        self._emit(Stopped(len(self.connections)))
         self._scope.cancel()
 
     def apply(self, settings: Settings) -> None:
         """Go on with ``settings``, of which only those may differ that can change while running."""
         self.settings = settings
         self.registry.apply(probe_timeout=settings.probe_timeout, max_phones=settings.max_phones)
+
+    @property
+    def uptime(self) -> float:
+        """Seconds since the start."""
+        return trio.current_time() - self._started
+
+    def readiness(self) -> Mapping[str, Any]:
+        """The document of ``/readyz``."""
+        status = "draining" if self.draining else "ok" if self.listening else "starting"
+        return {"status": status, "version": __version__, "uptime_seconds": int(self.uptime)}
 
     def health(self) -> Mapping[str, Any]:
         """The document of ``/healthz`` (contract: "Endpoints")."""
@@ -110,7 +140,7 @@ class Relay:
             "version": __version__,
             "connected_binaries": self.registry.connected_binaries,
             "connected_phones": self.registry.connected_phones,
-            "uptime_seconds": int(trio.current_time() - self._started),
+            "uptime_seconds": int(self.uptime),
         }
 
     async def _handle(self, stream: trio.SocketStream) -> None:
@@ -124,6 +154,12 @@ class Relay:
             self._emit(InternalError(remote, _whereabouts(errors)))
         finally:
             await trio.aclose_forcefully(stream)
+
+    async def _handle_admin(self, stream: trio.SocketStream) -> None:
+        try:
+            await self._admin.handle(stream)
+        except* Exception as errors:  # noqa: BLE001 (nor may one here)
+            self._emit(InternalError("admin", _whereabouts(errors)))
 
     async def _serve_connection(self, stream: trio.SocketStream, remote: str) -> None:
         def on_refused(status: int) -> None:
@@ -139,13 +175,15 @@ class Relay:
     @contextmanager
     def _tracked(self, connection: WebSocket) -> Iterator[None]:
         """Let `drain` know of ``connection`` until it is closed for good."""
-        self._connections.add(connection)
+        self.accepted += 1
+        self.connections.add(connection)
         if self.draining:
             connection.end(SHUTTING_DOWN)
         try:
             yield
         finally:
-            self._connections.remove(connection)
+            self.connections.remove(connection)
+            self.carried = self.carried.plus(connection)
             self._connection_ended.unpark_all()
 
     async def _route(self, connection: WebSocket, hello: BinaryHello | PhoneHello) -> None:

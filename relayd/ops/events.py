@@ -69,10 +69,47 @@ class ReloadRefused(Event):
 
 
 @frozen
-class Draining(Event):
-    """A signal arrived: upgrades are refused and every connection is closed with 1001."""
+class AdminListening(Event):
+    """The admin socket is open, for root and for relayd's own user."""
 
-    signal: str
+    path: str
+
+
+@frozen
+class AdminUnavailable(Event):
+    """The admin socket of the default path could not be opened; relayd goes on without one."""
+
+    level: ClassVar[Level] = "warning"
+    path: str
+    error: str
+
+
+@frozen
+class OperatorClosed(Event):
+    """Somebody at the admin socket closed a phone's connection, with 1001."""
+
+    server_id: str
+    conn_id: str
+    uid: int
+    """Whose process asked: the user's number, 0 for root."""
+
+
+@frozen
+class OperatorEvicted(Event):
+    """Somebody at the admin socket freed a server-id: its binary was closed with 1001, its phones with 4404."""
+
+    server_id: str
+    phones: int
+    uid: int
+    """Whose process asked: the user's number, 0 for root."""
+
+
+@frozen
+class Draining(Event):
+    """A signal arrived, or an operator asked: upgrades are refused, every connection is closed with 1001."""
+
+    cause: str
+    """The signal's name, or "admin"."""
     connections: int
     """WebSocket connections that are being closed."""
 
