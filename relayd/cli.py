@@ -10,7 +10,8 @@ from typing import Final
 import trio
 
 from relayd import __version__
-from relayd.commands import check
+from relayd.commands import check, close, drain, evict, status, top
+from relayd.commands.admin_client import Unanswered
 from relayd.configuration import BadSetting, load
 from relayd.daemon import run
 from relayd.edge.listener import CannotListen
@@ -19,7 +20,14 @@ from relayd.ops.log import Log
 
 __all__ = ["main"]
 
-_COMMANDS: Final[dict[str, ModuleType]] = {"check": check}
+_COMMANDS: Final[dict[str, ModuleType]] = {
+    "check": check,
+    "status": status,
+    "top": top,
+    "close": close,
+    "evict": evict,
+    "drain": drain,
+}
 
 _DESCRIPTION = """\
 A WebSocket relay. A binary and its phones dial in, name the same server-id, and relayd carries
@@ -37,6 +45,7 @@ variable, and that over the file. Durations are seconds, with fractions if you l
   relayd --listen :8080                    every address, IPv4 and IPv6
   relayd --listen unix:/run/relayd.sock    behind a proxy on the same machine
   relayd check                             what is set, and where
+  relayd status                            what the running relayd is doing
 
 SIGHUP reads the settings again and takes over those that can change while running. SIGTERM or
 SIGINT closes every connection with 1001 and exits 0; a second one exits at once. Exit status 1: an
@@ -48,8 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run relayd with ``arguments`` (`sys.argv` without them); return the exit status."""
     options = _parser().parse_args(arguments)
     if options.command is not None:
-        status: int = _COMMANDS[options.command].run(options)
-        return status
+        return _run_command(options)
     try:
         loaded = load(given(options), os.environ)
     except BadSetting as refusal:
@@ -62,6 +70,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for failure in failures.exceptions:
             print(f"relayd: {_innermost(failure)}", file=sys.stderr)
     return 1
+
+
+def _run_command(options: argparse.Namespace) -> int:
+    try:
+        code: int = _COMMANDS[options.command].run(options)
+    except BadSetting as refusal:
+        print(f"relayd: {refusal}", file=sys.stderr)
+        return 2
+    except Unanswered as failure:
+        print(f"relayd: {failure}", file=sys.stderr)
+        return 1
+    return code
 
 
 def _innermost(error: BaseException) -> BaseException:
