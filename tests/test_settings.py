@@ -36,7 +36,13 @@ def test_a_setting_is_taken_from_its_flag_and_from_its_variable(name: str, text:
 @pytest.mark.parametrize("name", sorted({name for name, _, _ in GOOD}))
 def test_a_flag_wins_over_its_variable(name: str) -> None:
     text, value = next((text, value) for known, text, value in GOOD if known == name)
-    other = {"listen": ":1", "require_token": "true", "log_level": "error", "log_format": "json"}.get(name, "9")
+    other = {
+        "listen": ":1",
+        "require_token": "true",
+        "log_level": "error",
+        "log_format": "json",
+        "admin_socket": "off",
+    }.get(name, "9")
     assert getattr(load({name: text}, {f"RELAYD_{name.upper()}": other}).settings, name) == value
 
 
