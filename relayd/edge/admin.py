@@ -39,7 +39,7 @@ _MOST_CONNECTIONS: Final = 32
 """Served at a time. One more is closed at once: whoever may connect here has no use for so many."""
 
 _PER_TURN: Final = 64
-"""Connections listed before other tasks have their turn, which takes about a third of a millisecond."""
+"""Connections listed before other tasks have their turn, which takes less than half a millisecond."""
 
 
 class Operated(Protocol):

@@ -192,7 +192,6 @@ class Terminal:
 @pytest.fixture
 def terminal(tmp_path: Path) -> Callable[[AdminRelay], Any]:
     """``terminal(admin)``: a context with `relayd top` at that relay, in a `Terminal`."""
-
     numbers = count()
 
     @contextmanager
