@@ -174,7 +174,9 @@ class Terminal:
         self._tmux("kill-server")
 
     def _tmux(self, *arguments: str) -> str:
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
+        # Workers of pytest-xdist have COLUMNS and LINES, which would be believed before the terminal is.
+        given = ("RELAYD_", "COLUMNS", "LINES")
+        clean = {name: value for name, value in os.environ.items() if not name.startswith(given)}
         environment = {**clean, "RELAYD_CONFIG": "/dev/null", "TERM": "xterm", "LC_ALL": "C.UTF-8"}
         try:
             done = subprocess.run(
