@@ -12,7 +12,8 @@ from typing import Final
 import trio
 
 from relayd import __version__
-from relayd.commands import check, doctor, systemd
+from relayd.commands import check, close, doctor, drain, evict, status, systemd, top
+from relayd.commands.admin_client import Unanswered
 from relayd.configuration import BadSetting, load
 from relayd.daemon import run
 from relayd.edge.listener import CannotListen
@@ -24,7 +25,16 @@ from relayd.settings import Settings
 
 __all__ = ["main"]
 
-_COMMANDS: Final[dict[str, ModuleType]] = {"check": check, "doctor": doctor, "systemd": systemd}
+_COMMANDS: Final[dict[str, ModuleType]] = {
+    "check": check,
+    "doctor": doctor,
+    "status": status,
+    "top": top,
+    "close": close,
+    "evict": evict,
+    "drain": drain,
+    "systemd": systemd,
+}
 
 _DESCRIPTION = """\
 A WebSocket relay. A binary and its phones dial in, name the same server-id, and relayd carries
@@ -44,6 +54,7 @@ variable, and that over the file. Durations are seconds, with fractions if you l
   relayd check                             what is set, and where
   relayd doctor ws://127.0.0.1:8080        is all of it there, seen from a client?
   relayd systemd install                   a service of systemd, with sockets that outlive a restart
+  relayd status                            what the running relayd is doing
 
 SIGHUP reads the settings again and takes over those that can change while running. SIGTERM or
 SIGINT closes every connection with 1001 and exits 0; a second one exits at once. Exit status 1: an
@@ -55,8 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run relayd with ``arguments`` (`sys.argv` without them); return the exit status."""
     options = _parser().parse_args(arguments)
     if options.command is not None:
-        status: int = _COMMANDS[options.command].run(options)
-        return status
+        return _run_command(options)
     passed = take_passed_sockets(os.environ, os.getpid())
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     reread = partial(load, given(options), os.environ, passed.addresses)
@@ -78,6 +88,18 @@ def _log(settings: Settings) -> Log:
     # Python leaves None there if it was started without descriptor 2, which a connection may have now.
     fd = None if sys.stderr is None else sys.stderr.fileno()
     return Log(fd, level=settings.log_level, log_format=settings.log_format)
+
+
+def _run_command(options: argparse.Namespace) -> int:
+    try:
+        code: int = _COMMANDS[options.command].run(options)
+    except BadSetting as refusal:
+        print(f"relayd: {refusal}", file=sys.stderr)
+        return 2
+    except Unanswered as failure:
+        print(f"relayd: {failure}", file=sys.stderr)
+        return 1
+    return code
 
 
 def _innermost(error: BaseException) -> BaseException:

@@ -9,6 +9,7 @@ import trio
 
 from relayd import __version__
 from relayd.configuration import BadSetting, reloaded
+from relayd.edge.admin import Admin, open_admin_socket
 from relayd.edge.connection import NeverOpened, WebSocket
 from relayd.edge.http import Endpoint, answer_request
 from relayd.edge.listener import Listener, accept_connections, open_listener, remote_address
@@ -16,6 +17,7 @@ from relayd.edge.passed import PassedSockets
 from relayd.edge.timing import Timing
 from relayd.edge.turns import Turns
 from relayd.ops.events import (
+    AdminListening,
     Draining,
     Emit,
     Event,
@@ -62,6 +64,9 @@ class Relay:
             self._timing = Timing(self.tally.inside.observe, self.tally.round_trips.observe)
         #: Those that are open, closing handshakes included.
         self.connections: set[WebSocket] = set()
+        #: The addresses of the open listeners.
+        self.listening: Sequence[str] = ()
+        self._started = trio.current_time()
         self._connection_ended = trio.lowlevel.ParkingLot()
         #: Whether the relay is about to end.
         self.draining = False
@@ -76,6 +81,7 @@ class Relay:
             emit=self._emit,
         )
         self._turns = Turns()
+        self._admin = Admin(self, emit)
         self._heartbeats = Heartbeats(interval=settings.heartbeat_interval, timeout=settings.heartbeat_timeout)
 
     async def serve(self, *, task_status: trio.TaskStatus[Sequence[str]] = trio.TASK_STATUS_IGNORED) -> None:
@@ -83,7 +89,6 @@ class Relay:
 
         Raises `relayd.edge.listener.CannotListen`, in a group if the listener fails later on.
         """
-        self._started = trio.current_time()
         with ExitStack() as stack:
             listeners: list[Listener] = []
             # Passed ones first, while no descriptor of ours can be taken for one.
@@ -95,6 +100,9 @@ class Relay:
                     listener = await open_listener(address)
                     stack.callback(listener.close)
                     listeners.append(listener)
+            admin = open_admin_socket(self.settings.admin_socket, self._emit)
+            if admin is not None:
+                stack.callback(admin.close)
             with self._scope:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.registry.expire_graces)
@@ -102,14 +110,21 @@ class Relay:
                     for listener in listeners:
                         nursery.start_soon(self._accept, listener, nursery)
                         self._emit(Listening(str(listener.address), listener.passed_as))
-                    task_status.started([str(listener.address) for listener in listeners])
+                    if admin is not None:
+                        nursery.start_soon(accept_connections, admin, self._handle_admin, nursery, self._emit)
+                        self._emit(AdminListening(admin.address.path))
+                    self.listening = [str(listener.address) for listener in listeners]
+                    task_status.started(self.listening)
 
     async def drain(self, cause: str) -> None:
         """Close every connection with 1001, wait for them up to the drain timeout, and end `serve`.
 
         Meanwhile ``/healthz`` answers 503, and so does an upgrade. But no more is accepted from passed
         sockets: who dials them waits for the next process. Who was let in before gets his upgrade, and 1001.
+        ``cause`` is for the log. If it is under way already, this does nothing.
         """
+        if self.draining:
+            return
         self.draining = True
         self._emit(Draining(cause, len(self.connections)))
         for connection in list(self.connections):
@@ -134,6 +149,16 @@ class Relay:
         self.settings = settings
         self.registry.apply(probe_timeout=settings.probe_timeout, max_phones=settings.max_phones)
 
+    @property
+    def uptime(self) -> float:
+        """Seconds since the start."""
+        return trio.current_time() - self._started
+
+    def readiness(self) -> Mapping[str, Any]:
+        """The document of ``/readyz``."""
+        status = "draining" if self.draining else "ok" if self.listening else "starting"
+        return {"status": status, "version": __version__, "uptime_seconds": int(self.uptime)}
+
     def health(self) -> Mapping[str, Any]:
         """The document of ``/healthz`` (contract: "Endpoints")."""
         return {
@@ -141,7 +166,7 @@ class Relay:
             "version": __version__,
             "connected_binaries": self.registry.connected_binaries,
             "connected_phones": self.registry.connected_phones,
-            "uptime_seconds": int(trio.current_time() - self._started),
+            "uptime_seconds": int(self.uptime),
         }
 
     def answered(self, endpoint: Endpoint, status: int) -> None:
@@ -180,6 +205,12 @@ class Relay:
             self._emit(InternalError.of(remote, errors))
         finally:
             await trio.aclose_forcefully(stream)
+
+    async def _handle_admin(self, stream: trio.SocketStream) -> None:
+        try:
+            await self._admin.handle(stream)
+        except* Exception as errors:  # noqa: BLE001 (nor may one here)
+            self._emit(InternalError.of("admin", errors))
 
     async def _serve_connection(self, stream: trio.SocketStream, remote: str) -> None:
         def on_refused(status: int) -> None:

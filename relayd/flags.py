@@ -1,7 +1,7 @@
 """Settings as flags of a command line."""
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import NoReturn
 
 from attrs import fields
@@ -20,8 +20,8 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
-    """Give ``parser`` a flag for each setting, and ``--config``."""
+def add_settings(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:
+    """Give ``parser`` a flag for each setting, or for those called ``only``, and ``--config``."""
     parser.add_argument(
         "--config",
         metavar="FILE",
@@ -29,6 +29,8 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
         help=f"settings in TOML, each under the name of its flag (default: {DEFAULT_FILE}, if it is there)",
     )
     for attribute in fields(Settings):
+        if only is not None and attribute.name not in only:
+            continue
         setting = setting_of(attribute)
         flag = f"--{flag_of(attribute.name)}"
         text = f"{setting.help} (default: {_shown_default(attribute.default)})".replace("%", "%%")

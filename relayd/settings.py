@@ -7,15 +7,18 @@ disagree. Where values come from is `relayd.configuration`'s.
 
 import re
 from collections.abc import Callable
-from typing import Any, Literal, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 from attrs import Attribute, field, frozen
 
 from relayd.ops.events import LEVELS, Level
 
-__all__ = ["Address", "Setting", "Settings", "flag_of", "setting_of", "shown"]
+__all__ = ["DEFAULT_ADMIN_SOCKET", "Address", "Setting", "Settings", "flag_of", "setting_of", "shown"]
 
 T = TypeVar("T")
+
+DEFAULT_ADMIN_SOCKET: Final = "/run/relayd/admin.sock"
+"""What ``auto`` stands for."""
 
 
 @frozen
@@ -165,6 +168,15 @@ def _parse_log_format(text: str) -> LogFormat:
     raise ValueError
 
 
+def _parse_socket(text: str) -> str:
+    path = text.removeprefix("unix:")
+    if path.lower() in ("", "off"):
+        return "off"
+    if path.lower() == "auto":
+        return "auto"
+    return _parse_address(f"unix:{path}").path
+
+
 def _duration(
     default: float,
     help: str,  # noqa: A002
@@ -210,7 +222,7 @@ class Settings:
     metrics_listen: tuple[Address, ...] = _setting(
         (),
         _parse_metrics_addresses,
-        accepted="off, or an address such as 9464, 0.0.0.0:9464, [::1]:9464 or unix:/run/metrics.sock, each once,",
+        accepted="off, or an address such as 9464, 0.0.0.0:9464, [::1]:9464 or unix:/run/m.sock, each once,",
         metavar="ADDR",
         help="where to answer GET /metrics for Prometheus: 9464 or :9464 (this machine only), unix:/path, or "
         "an interface's address written out: 10.0.0.5:9464, 0.0.0.0:9464 for all; give it again for more",
@@ -261,4 +273,12 @@ class Settings:
         metavar="FORMAT",
         help="auto (the journal if stderr leads there, text on a terminal, JSON lines elsewhere), text, json "
         "or journal",
+    )
+    admin_socket: str = _setting(
+        "auto",
+        _parse_socket,
+        accepted="an absolute path of at most 107 bytes, auto or off",
+        metavar="PATH",
+        help="unix socket of `relayd status` and the like, for root and relayd's own user; auto is "
+        f"{DEFAULT_ADMIN_SOCKET}, if that directory is there and may be written to; off is none",
     )

@@ -37,6 +37,7 @@ class RelayProcess:
         # Whatever this machine's own relay is set to is not what is tested here.
         clean = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
         clean["RELAYD_CONFIG"] = "/dev/null"
+        clean["RELAYD_ADMIN_SOCKET"] = "off"
         with log.open("wb") as stderr:
             self.process = subprocess.Popen(
                 command,

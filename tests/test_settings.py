@@ -26,6 +26,10 @@ GOOD = [
     ("require_token", "false", False),
     ("log_level", "debug", "debug"),
     ("log_format", "text", "text"),
+    ("admin_socket", "/run/r.sock", "/run/r.sock"),
+    ("admin_socket", "unix:/run/r.sock", "/run/r.sock"),
+    ("admin_socket", "OFF", "off"),
+    ("admin_socket", "", "off"),
 ]
 
 
@@ -45,6 +49,7 @@ def test_a_flag_wins_over_its_variable(name: str) -> None:
         "require_token": "true",
         "log_level": "error",
         "log_format": "json",
+        "admin_socket": "off",
     }.get(name, "9")
     assert getattr(load({name: text}, {f"RELAYD_{name.upper()}": other}).settings, name) == value
 
@@ -77,6 +82,7 @@ def test_every_setting_is_in_the_table() -> None:
         ("require_token", "maybe"),
         ("log_level", "loud"),
         ("log_format", "xml"),
+        *(("admin_socket", text) for text in ("r.sock", "yes", "/" + "a" * 107, "/a\0b")),
     ],
 )
 def test_a_bad_value_is_refused_in_one_line_naming_setting_source_and_value(name: str, text: str) -> None:

@@ -111,7 +111,7 @@ class RelayUnderTest:
     def __init__(self, **settings: Any) -> None:
         self.events: list[RelayEvent] = []
         listen = (Address("127.0.0.1", 0),)
-        self.settings = Settings(**{"listen": listen, **settings})
+        self.settings = Settings(**{"listen": listen, "admin_socket": "off", **settings})
         self.relay = Relay(self.settings, self.events.append)
         self.port = 0
         self.clients: list[Client] = []

@@ -4,7 +4,6 @@
 """
 
 import binascii
-import json
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, Protocol
 
@@ -12,14 +11,14 @@ import trio
 from attrs import frozen
 from websockets.utils import accept_key
 
-from relayd.edge.request import Answer, Request, answer_or, not_allowed
+from relayd.edge.request import Answer, Request, answer_or
 from relayd.settings import Settings
 from relayd.wire.head import Head
 from relayd.wire.upgrade import BadHeaders, BinaryHello, PhoneHello, binary_hello, phone_hello
 
 __all__ = ["Endpoint", "Front", "Upgrade", "answer_request"]
 
-Endpoint = Literal["server", "client", "healthz", "other"]
+Endpoint = Literal["server", "client", "healthz", "readyz", "other"]
 """What a request asked for; other: a path that leads nowhere, or a head that never got as far as that."""
 
 _ENDPOINTS: Final[dict[bytes, Endpoint]] = {
@@ -28,6 +27,7 @@ _ENDPOINTS: Final[dict[bytes, Endpoint]] = {
     b"/v1/client": "client",
     b"/v2/client": "client",
     b"/healthz": "healthz",
+    b"/readyz": "readyz",
 }
 
 _SWITCHING: Final = (
@@ -49,6 +49,9 @@ class Front(Protocol):
 
     def health(self) -> Mapping[str, Any]:
         """The document of ``/healthz``. It counts everybody, so it is only made on demand."""
+
+    def readiness(self) -> Mapping[str, Any]:
+        """The document of ``/readyz``, whose ``status`` is "ok" or why not."""
 
     def answered(self, endpoint: Endpoint, status: int) -> None:
         """Be told how a request to ``endpoint`` was answered; 101 is an upgrade in good order."""
@@ -96,10 +99,12 @@ def _judge(request: Request, endpoint: Endpoint, settings: Settings, front: Fron
     if endpoint == "other":
         raise Answer(404)
     if request.head.method != b"GET":
-        raise not_allowed()
+        raise Answer.not_allowed()
     if endpoint == "healthz":
-        headers = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
-        raise Answer(503 if front.draining else 200, headers, json.dumps(front.health()).encode())
+        raise Answer.document(503 if front.draining else 200, front.health())
+    if endpoint == "readyz":
+        readiness = front.readiness()
+        raise Answer.document(200 if readiness["status"] == "ok" else 503, readiness)
     key = _websocket_key(request.head)
     try:
         if endpoint == "server":

@@ -13,7 +13,14 @@ import trio
 from relayd.ops.events import AcceptPaused, Emit
 from relayd.settings import Address
 
-__all__ = ["CannotListen", "Listener", "accept_connections", "open_listener", "remote_address"]
+__all__ = [
+    "CannotListen",
+    "Listener",
+    "accept_connections",
+    "open_listener",
+    "open_private_listener",
+    "remote_address",
+]
 
 _BACKLOG: Final = 4096
 """Connections that the kernel holds for us while we are busy; it caps this by net.core.somaxconn."""
@@ -63,6 +70,26 @@ async def open_listener(address: Address) -> Listener:
         return Listener(_listening(sock), Address(address.host, port))
     except OSError as error:
         raise CannotListen(f"cannot listen on {address}: {_explained(error)}") from None
+
+
+def open_private_listener(path: str, flag: str) -> Listener:
+    """Listen on a unix socket that nobody but root and our own user can connect to.
+
+    Its directory must be one in which others can put nothing in its place. Raises `CannotListen`, which
+    speaks of ``flag``.
+    """
+    directory = os.path.dirname(path)
+    try:
+        found = os.stat(directory)
+        others_write = found.st_mode & 0o022 and not found.st_mode & stat.S_ISVTX
+        if found.st_uid not in (0, os.geteuid()) or others_write:
+            raise CannotListen(
+                f"cannot listen on unix:{path}: other users can change {directory}; "
+                f"choose a directory of relayd's own for {flag}"
+            )
+        return Listener(_listening(_bind_unix(path, mode=0o600)), Address(path=path))
+    except OSError as error:
+        raise CannotListen(f"cannot listen on unix:{path}: {_explained(error, flag)}") from None
 
 
 async def accept_connections(
@@ -149,10 +176,13 @@ def _bind(family: int, name: tuple[object, ...], *, only_ipv6: bool) -> socket.s
     return sock
 
 
-def _bind_unix(path: str) -> socket.socket:
+def _bind_unix(path: str, mode: int | None = None) -> socket.socket:
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _remove_stale(path)
+        if mode is not None:
+            # bind(2) makes the file with the mode that the socket has: it is never any wider.
+            os.fchmod(sock.fileno(), mode)
         sock.bind(path)
     except BaseException:
         sock.close()
@@ -181,10 +211,10 @@ def _unlink(path: str) -> None:
         os.unlink(path)
 
 
-def _explained(error: OSError) -> str:
+def _explained(error: OSError, flag: str = "--listen") -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return "address in use; stop what listens there, or choose another --listen"
+            return f"address in use; stop what listens there, or choose another {flag}"
         case errno.EACCES:
             return "permission denied; ports below 1024 and other users' directories need privileges"
         case errno.EADDRNOTAVAIL:

@@ -3,28 +3,42 @@
 One request per connection. `relayd.wire.head` reads it. Answers never echo a byte of it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from email.utils import formatdate
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
+import msgspec
 import trio
 from attrs import frozen
 
 from relayd.wire.head import BadHead, Head, may_become_head, parse_head
 
-__all__ = ["Answer", "Request", "answer_or", "not_allowed", "send_answer"]
+__all__ = [
+    "JSON_HEADERS",
+    "Answer",
+    "Request",
+    "answer_or",
+    "encode_head",
+    "hang_up",
+    "read_request",
+    "send_answer",
+]
 
 T = TypeVar("T")
 
 MAX_HEAD_BYTES: Final = 16 * 1024
 MAX_HEADERS: Final = 100
 
+JSON_HEADERS: Final = ((b"content-type", b"application/json"), (b"cache-control", b"no-store"))
+
 _END_OF_HEAD: Final = b"\r\n\r\n"
 
 _REASONS: Final = {
     200: b"OK",
+    202: b"Accepted",
     400: b"Bad Request",
+    403: b"Forbidden",
     404: b"Not Found",
     405: b"Method Not Allowed",
     408: b"Request Timeout",
@@ -44,10 +58,15 @@ class Answer(Exception):
     quiet: bool = False
     """Whether it leaves no trace in the log."""
 
+    @classmethod
+    def document(cls, status: int, document: Mapping[str, Any]) -> "Answer":
+        """An answer in JSON that nobody may keep for later."""
+        return cls(status, JSON_HEADERS, msgspec.json.encode(document))
 
-def not_allowed() -> Answer:
-    """What another method than GET gets."""
-    return Answer(405, ((b"allow", b"GET"),))
+    @classmethod
+    def not_allowed(cls, allowed: bytes = b"GET") -> "Answer":
+        """The method is not ``allowed`` here."""
+        return cls(405, ((b"allow", allowed),))
 
 
 @frozen
@@ -69,18 +88,26 @@ async def answer_or(
     Bounded by ``timeout`` seconds for the whole head, and by as much again for the answer, of which
     ``on_answer`` is told before it is sent. Nothing is sent to a client that hangs up before it has asked.
     """
-    received = bytearray()
     try:
-        with trio.move_on_after(timeout):
-            if await _read_head(stream, received):
-                return judge(_request(bytes(received)))
-            return None
-        # Not a word to a client that has sent none: it may be a port scan, or a spare connection.
-        if received:
-            raise Answer(408)
+        request = await read_request(stream, timeout)
+        return None if request is None else judge(request)
     except Answer as answer:
         on_answer(answer)
         await send_answer(stream, timeout, answer)
+    return None
+
+
+async def read_request(stream: trio.SocketStream, timeout: float) -> Request | None:
+    """Read a whole request head within ``timeout`` seconds.
+
+    None if the client hung up before that, or has sent nothing. Raises `Answer`: what a head in bad order gets.
+    """
+    received = bytearray()
+    with trio.move_on_after(timeout):
+        return _request(bytes(received)) if await _read_head(stream, received) else None
+    # Not a word to a client that has sent none: it may be a port scan, or a spare connection.
+    if received:
+        raise Answer(408)
     return None
 
 
@@ -113,19 +140,27 @@ def _request(received: bytes) -> Request:
 
 
 async def send_answer(stream: trio.SocketStream, timeout: float, answer: Answer) -> None:
-    """Send ``answer`` and wait for the client to hang up, within ``timeout`` seconds."""
-    connection = b"close, upgrade" if answer.status == 426 else b"close"
-    head = [
-        b"HTTP/1.1 %d %b" % (answer.status, _REASONS[answer.status]),
-        b"date: %b" % formatdate(usegmt=True).encode("ascii"),
-        b"connection: %b" % connection,
-        b"content-length: %d" % len(answer.body),
-        *(b"%b: %b" % header for header in answer.headers),
-    ]
+    """Send ``answer`` and wait for the client to hang up, ``timeout`` seconds at most. Never raises."""
     with trio.move_on_after(timeout), suppress(trio.BrokenResourceError):
-        await stream.send_all(b"\r\n".join(head) + b"\r\n\r\n" + answer.body)
-        # Closing a socket with unread bytes resets the connection, and the answer may be lost on
-        # the way: wait for the client to hang up first.
-        await stream.send_eof()
-        while await stream.receive_some(MAX_HEAD_BYTES):
-            pass
+        await stream.send_all(encode_head(answer.status, answer.headers, len(answer.body)) + answer.body)
+        await hang_up(stream)
+
+
+def encode_head(status: int, headers: Iterable[tuple[bytes, bytes]], length: int | None) -> bytes:
+    """The head of an answer whose body has ``length`` bytes; with None, it ends with the connection."""
+    lines = [
+        b"HTTP/1.1 %d %b" % (status, _REASONS[status]),
+        b"date: %b" % formatdate(usegmt=True).encode("ascii"),
+        b"connection: %b" % (b"close, upgrade" if status == 426 else b"close"),
+        *([] if length is None else [b"content-length: %d" % length]),
+        *(b"%b: %b" % header for header in headers),
+    ]
+    return b"\r\n".join(lines) + b"\r\n\r\n"
+
+
+async def hang_up(stream: trio.SocketStream) -> None:
+    """Say that the answer is whole, and wait for the client to hang up. Raises `trio.BrokenResourceError`."""
+    # Closing a socket with unread bytes resets the connection, and the answer may be lost on the way.
+    await stream.send_eof()
+    while await stream.receive_some(MAX_HEAD_BYTES):
+        pass

@@ -6,7 +6,7 @@ from typing import Final, NoReturn
 import trio
 
 from relayd.edge.listener import accept_connections, open_listener, remote_address
-from relayd.edge.request import Answer, Request, answer_or, not_allowed, send_answer
+from relayd.edge.request import Answer, Request, answer_or, send_answer
 from relayd.ops.events import Emit, InternalError, MetricsListening
 from relayd.ops.metrics import Metrics, Watched
 from relayd.ops.tally import Histogram
@@ -89,7 +89,7 @@ def _judge(request: Request) -> bool:
     if request.head.target.partition(b"?")[0] != b"/metrics":
         raise Answer(404)
     if request.head.method != b"GET":
-        raise not_allowed()
+        raise Answer.not_allowed()
     accepted = b",".join(request.head.values(b"accept"))
     return any(part.partition(b";")[0].strip().lower() == _OPENMETRICS for part in accepted.split(b","))
 

@@ -29,6 +29,7 @@ from relayd.routing.slot import Phone, Slot
 from relayd.wire.close import (
     BINARY_GONE,
     BINARY_RECLAIMED,
+    BY_OPERATOR,
     CLAIM_TAKEN,
     NO_SUCH_SERVER,
     TAKEN_OVER,
@@ -77,6 +78,33 @@ class Registry:
         """Server-ids whose binary is gone and whose grace window has not passed."""
         return sum(slot.binary is None for slot in self._slots.values())
 
+    def slots(self) -> list[tuple[Slot, float | None]]:
+        """Every server-id's slot at this moment and, if it is in its grace window, when that ends."""
+        ends = {slot: deadline for deadline, slot in self._graces}
+        return [(slot, ends.get(slot)) for slot in self._slots.values()]
+
+    def find_phone(self, conn_id: str) -> tuple[Slot, Phone] | None:
+        """The phone called ``conn_id``, whatever its server-id: for an operator, never for a binary."""
+        for slot in self._slots.values():
+            phone = slot.phones.get(conn_id)
+            if phone is not None:
+                return slot, phone
+        return None
+
+    def evict(self, server_id: str) -> int | None:
+        """Free ``server_id`` at once, without a grace window: end its binary with 1001, its phones with 4404.
+
+        How many phones there were, or None if nobody holds the id.
+        """
+        slot = self._slots.pop(server_id, None)
+        if slot is None:
+            return None
+        if slot.binary is not None:
+            slot.binary.end(BY_OPERATOR)
+        phones = slot.evict(BINARY_GONE)
+        slot.abandon()
+        return phones
+
     def apply(self, *, probe_timeout: float, max_phones: int) -> None:
         """Let these count from the next claim and the next registration on."""
         self._probe_timeout = probe_timeout
@@ -107,7 +135,7 @@ class Registry:
             self._refuse(connection, hello, NO_SUCH_SERVER)
         if len(slot.phones) >= self._max_phones:
             self._refuse(connection, hello, TOO_MANY_PHONES)
-        phone = Phone(f"c-{secrets.token_urlsafe(16)}", connection)
+        phone = Phone(f"c-{secrets.token_urlsafe(16)}", connection, hello.device_name)
         slot.phones[phone.conn_id] = phone
         self._emit(PhoneRegistered(hello.server_id, phone.conn_id, connection.remote, hello.device_name))
         try:
@@ -145,7 +173,7 @@ class Registry:
                 self._emit(ClaimRefused(hello.server_id, connection.remote, hello.version))
                 raise Refused(CLAIM_TAKEN)
             held = current
-        slot = self._slots[hello.server_id] = Slot(hello.server_id, connection)
+        slot = self._slots[hello.server_id] = Slot(hello.server_id, connection, hello.version)
         if held is None:
             self._emit(BinaryClaimed(hello.server_id, connection.remote, hello.version))
         elif held.binary is None:

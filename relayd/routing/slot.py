@@ -29,11 +29,13 @@ at `relayd.routing.outbox.Outbox.room`, so only a binary that hardly reads gets 
 class Phone:
     """One phone's connection, under the name that the binary knows it by."""
 
-    __slots__ = ("conn_id", "connection", "dismissed", "last_put", "outbox", "prefix")
+    __slots__ = ("conn_id", "connection", "device_name", "dismissed", "last_put", "outbox", "prefix")
 
-    def __init__(self, conn_id: str, connection: Connection) -> None:
+    def __init__(self, conn_id: str, connection: Connection, device_name: str = "") -> None:
         self.conn_id = conn_id
         self.connection = connection
+        #: What it calls itself, fit to be shown.
+        self.device_name = device_name
         #: The connection's.
         self.outbox = connection.outbox
         #: The binary has ordered its close: nothing goes either way any more.
@@ -65,10 +67,12 @@ class Phone:
 class Slot:
     """One binary's claim of a server-id, and the phones that came for it."""
 
-    __slots__ = ("binary", "phones", "server_id")
+    __slots__ = ("binary", "phones", "server_id", "version")
 
-    def __init__(self, server_id: str, binary: Connection | None) -> None:
+    def __init__(self, server_id: str, binary: Connection | None, version: str = "") -> None:
         self.server_id = server_id
+        #: The binary's, fit to be shown.
+        self.version = version
         #: None once the binary is gone: in its grace window, and for ever after.
         self.binary: Connection | None = binary
         self.phones: dict[str, Phone] = {}

@@ -13,6 +13,7 @@ __all__ = [
     "BAD_JSON",
     "BINARY_GONE",
     "BINARY_RECLAIMED",
+    "BY_OPERATOR",
     "CLAIM_TAKEN",
     "HEARTBEAT_TIMEOUT",
     "MESSAGE_TOO_BIG",
@@ -41,6 +42,7 @@ class Close:
 
 NORMAL: Final = Close(1000)
 SHUTTING_DOWN: Final = Close(1001, "shutting down")
+BY_OPERATOR: Final = Close(1001, "closed by operator")
 BAD_JSON: Final = Close(1007, "not one JSON document in UTF-8")
 MESSAGE_TOO_SLOW: Final = Close(1008, "message too slow")
 MESSAGE_TOO_BIG: Final = Close(1009, "message too big")

@@ -14,6 +14,10 @@ from tests.ops.examples import HOSTILE, example
 UNLIMITED = {
     "listening",
     "metrics_listening",
+    "admin_listening",
+    "admin_unavailable",
+    "operator_closed",
+    "operator_evicted",
     "reloaded",
     "reload_refused",
     "draining",

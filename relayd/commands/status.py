@@ -1,0 +1,58 @@
+"""``relayd status``: what a running relayd is doing, on one page."""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any, Final
+
+from relayd.commands.admin_client import ask, configure_socket, socket_path
+from relayd.commands.units import duration, size
+
+__all__ = ["HELP", "configure", "run"]
+
+HELP: Final = "show what the running relayd is doing"
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Take ``--json`` and the way to the admin socket."""
+    parser.add_argument("--json", action="store_true", help="print the whole document, for programs")
+    configure_socket(parser)
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print a summary. Raises `relayd.commands.admin_client.Unanswered`, `relayd.configuration.BadSetting`."""
+    status = ask(socket_path(options), "GET", "status")
+    if options.json:
+        print(json.dumps(status, indent=2))
+        return 0
+    print(
+        f"relayd {status['version']}, {status['state']} for {duration(status['uptime_seconds'])}, "
+        f"process {status['pid']}\n"
+    )
+    for name, text in _lines(status):
+        print(f"{name:<10}  {text}")
+    return 0
+
+
+def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    connected, totals = status["connected"], status["totals"]
+    binaries, phones = connected["binaries"], connected["phones"]
+    yield "listening", ", ".join(status["listeners"])
+    yield "connected", f"{_counted(binaries, 'binary', 'binaries')}, {_counted(phones, 'phone')}"
+    if status["in_grace"]:
+        yield "in grace", f"{_counted(status['in_grace'], 'server-id')}, waiting for the binary to come back"
+    # The rest has no server-id: a claim that is being probed, or a closing handshake.
+    if (others := connected["connections"] - binaries - phones) > 0:
+        yield "others", f"{_counted(others, 'connection')} opening or closing"
+    for name in ("in", "out"):
+        yield (
+            f"frames {name}",
+            f"{totals[f'frames_{name}']:,}, {size(totals[f'bytes_{name}'])}"
+            + (f", over {_counted(totals['connections'], 'connection')}" if name == "in" else ""),
+        )
+    settings = ", ".join(f"{name} {value}" for name, value in status["settings"].items())
+    yield "settings", settings or "the defaults"
+
+
+def _counted(number: int, one: str, many: str = "") -> str:
+    return f"{number:,} {one if number == 1 else many or one + 's'}"
