@@ -53,7 +53,9 @@ def parse_head(data: bytes) -> Head:
     a body that contradict each other (section 6.3).
     """
     line = _REQUEST_LINE.match(data)
-    if line is None or _FIELD_LINES.fullmatch(data, line.end(), len(data) - 2) is None:
+    if line is None or not data.endswith(b"\r\n\r\n"):
+        raise BadHead
+    if _FIELD_LINES.fullmatch(data, line.end(), len(data) - 2) is None:
         raise BadHead
     fields = []
     for field in data[line.end() : -4].split(b"\r\n") if len(data) > line.end() + 2 else ():

@@ -72,6 +72,12 @@ def test_what_is_taken_after_a_mutation_is_what_h11_takes(at: int, inserted: byt
         assert ours == theirs
 
 
+def test_head_without_its_empty_line_is_none() -> None:
+    for data in (GOOD[:-2], GOOD[:-2] + b"  ", b"GET / HTTP/1.0\r\n", b"GET / HTTP/1.0\r\n\0\0"):
+        with pytest.raises(BadHead):
+            parse_head(data)
+
+
 @given(FIELDS)
 def test_every_beginning_of_a_head_may_become_one(fields: list[tuple[bytes, bytes]]) -> None:
     data = head_of(fields)
