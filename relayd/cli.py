@@ -99,6 +99,8 @@ def _run_command(options: argparse.Namespace) -> int:
     except Unanswered as failure:
         print(f"relayd: {failure}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
     return code
 
 

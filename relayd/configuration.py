@@ -57,14 +57,14 @@ def load(
     sources = dict.fromkeys(_KNOWN, "the default")
     if passed:
         values["listen"], sources["listen"] = passed, "LISTEN_FDS"
-    file = _file_named(flags, environment)
-    for name, source, text in (*_from_file(file), *_from_environment(environment), *_from_flags(flags)):
+    read = _read_file(flags, environment)
+    for name, source, text in (*_from_file(read), *_from_environment(environment), *_from_flags(flags)):
         try:
             values[name] = _KNOWN[name].parse(text)
         except ValueError:
             raise BadSetting.value(flag_of(name), source, text, _KNOWN[name].accepted) from None
         sources[name] = source
-    return Loaded(Settings(**values), sources, file)
+    return Loaded(Settings(**values), sources, read[0] if read else None)
 
 
 def reloaded(old: Settings, new: Settings) -> tuple[Settings, list[str], list[str]]:
@@ -96,24 +96,32 @@ def _from_environment(environment: Mapping[str, str]) -> _Found:
             yield name, f"the environment variable {variable}", text
 
 
-def _file_named(flags: Mapping[str, str | Sequence[str]], environment: Mapping[str, str]) -> Path | None:
+def _read_file(
+    flags: Mapping[str, str | Sequence[str]], environment: Mapping[str, str]
+) -> tuple[Path, str] | None:
     named = flags.get(FILE_FLAG) or environment.get(ENVIRONMENT_PREFIX + FILE_FLAG.upper())
-    if named:
-        assert isinstance(named, str)
-        return Path(named)
-    return DEFAULT_FILE if DEFAULT_FILE.exists() else None
-
-
-def _from_file(file: Path | None) -> _Found:
-    if file is None:
-        return
+    assert named is None or isinstance(named, str)
+    file = Path(named) if named else DEFAULT_FILE
     try:
-        document = tomllib.loads(file.read_text("utf-8"))
+        return file, file.read_text("utf-8")
+    except FileNotFoundError as error:
+        if not named:
+            return None
+        raise BadSetting(f"{file}: cannot be read: {error.strerror}") from None
     except OSError as error:
         raise BadSetting(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
+    except ValueError:
         raise BadSetting(f"{file}: is not UTF-8") from None
-    except tomllib.TOMLDecodeError as error:
+
+
+def _from_file(read: tuple[Path, str] | None) -> _Found:
+    if read is None:
+        return
+    file, text = read
+    try:
+        document = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        # tomllib has no other word for a number with too many digits, or for too deep a nest.
         raise BadSetting(f"{file}: is not TOML: {_quoted(str(error))}") from None
     flags = {flag_of(name): name for name in _KNOWN}
     for key, value in document.items():

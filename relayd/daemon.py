@@ -14,6 +14,7 @@ from relayd.edge.connection import NeverOpened, WebSocket
 from relayd.edge.http import Endpoint, answer_request
 from relayd.edge.listener import Listener, accept_connections, open_listener, remote_address
 from relayd.edge.passed import PassedSockets
+from relayd.edge.tally import Tally
 from relayd.edge.timing import Timing
 from relayd.edge.turns import Turns
 from relayd.ops.events import (
@@ -31,7 +32,6 @@ from relayd.ops.events import (
 from relayd.ops.log import Log
 from relayd.ops.process import prepare_process
 from relayd.ops.systemd import ServiceManager, status_of
-from relayd.ops.tally import Tally
 from relayd.routing.binary import serve_binary
 from relayd.routing.heartbeat import Heartbeats
 from relayd.routing.phone import serve_phone
@@ -78,7 +78,7 @@ class Relay:
             grace=settings.grace,
             probe_timeout=settings.probe_timeout,
             max_phones=settings.max_phones,
-            emit=self._emit,
+            emit=self.emit,
         )
         self._turns = Turns()
         self._admin = Admin(self, emit)
@@ -100,7 +100,7 @@ class Relay:
                     listener = await open_listener(address)
                     stack.callback(listener.close)
                     listeners.append(listener)
-            admin = open_admin_socket(self.settings.admin_socket, self._emit)
+            admin = open_admin_socket(self.settings.admin_socket, self.emit)
             if admin is not None:
                 stack.callback(admin.close)
             with self._scope:
@@ -109,10 +109,10 @@ class Relay:
                     nursery.start_soon(self._heartbeats.run)
                     for listener in listeners:
                         nursery.start_soon(self._accept, listener, nursery)
-                        self._emit(Listening(str(listener.address), listener.passed_as))
+                        self.emit(Listening(str(listener.address), listener.passed_as))
                     if admin is not None:
-                        nursery.start_soon(accept_connections, admin, self._handle_admin, nursery, self._emit)
-                        self._emit(AdminListening(admin.address.path))
+                        nursery.start_soon(accept_connections, admin, self._handle_admin, nursery, self.emit)
+                        self.emit(AdminListening(admin.address.path))
                     self.listening = [str(listener.address) for listener in listeners]
                     task_status.started(self.listening)
 
@@ -126,7 +126,7 @@ class Relay:
         if self.draining:
             return
         self.draining = True
-        self._emit(Draining(cause, len(self.connections)))
+        self.emit(Draining(cause, len(self.connections)))
         for connection in list(self.connections):
             connection.end(SHUTTING_DOWN)
         for scope in self._passed_scopes:
@@ -136,7 +136,7 @@ class Relay:
                 await self._let_arrive()
             while self.connections:
                 await self._connection_ended.park()
-        self._emit(Stopped(len(self.connections)))
+        self.emit(Stopped(len(self.connections)))
         self._scope.cancel()
 
     @property
@@ -173,7 +173,8 @@ class Relay:
         """Count a request's answer."""
         self.tally.requests[endpoint, status] += 1
 
-    def _emit(self, event: Event) -> None:
+    def emit(self, event: Event) -> None:
+        """Count ``event`` and report it."""
         self.tally.count(event)
         self._report(event)
 
@@ -183,7 +184,7 @@ class Relay:
                 self._passed_scopes.append(scope)
                 if self.draining:
                     scope.cancel()
-            await accept_connections(listener, self._handle, nursery, self._emit)
+            await accept_connections(listener, self._handle, nursery, self.emit)
         listener.close()
 
     async def _let_arrive(self) -> None:
@@ -202,7 +203,7 @@ class Relay:
         except* NeverOpened:
             pass
         except* Exception as errors:  # noqa: BLE001 (one bug must not cost every connection)
-            self._emit(InternalError.of(remote, errors))
+            self.emit(InternalError.of(remote, errors))
         finally:
             await trio.aclose_forcefully(stream)
 
@@ -210,11 +211,11 @@ class Relay:
         try:
             await self._admin.handle(stream)
         except* Exception as errors:  # noqa: BLE001 (nor may one here)
-            self._emit(InternalError.of("admin", errors))
+            self.emit(InternalError.of("admin", errors))
 
     async def _serve_connection(self, stream: trio.SocketStream, remote: str) -> None:
         def on_refused(status: int) -> None:
-            self._emit(RequestRefused(remote, status))
+            self.emit(RequestRefused(remote, status))
 
         self.tally.handshaking += 1
         try:
@@ -246,7 +247,7 @@ class Relay:
         registry, heartbeats = self.registry, self._heartbeats
         try:
             if isinstance(hello, BinaryHello):
-                await serve_binary(connection, hello, registry=registry, heartbeats=heartbeats, emit=self._emit)
+                await serve_binary(connection, hello, registry=registry, heartbeats=heartbeats, emit=self.emit)
             else:
                 await serve_phone(connection, hello, registry=registry, heartbeats=heartbeats)
         except Refused as refusal:
@@ -304,12 +305,12 @@ async def run(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(obey, signals)
             nursery.start_soon(log.run)
+            await nursery.start(serve)
             if settings.metrics_listen:
                 # Memory and time to start that only those pay who ask for it.
                 from relayd.ops.metrics_server import serve_metrics
 
-                await nursery.start(serve_metrics, relay, settings, log.emit)
-            await nursery.start(serve)
+                await nursery.start(serve_metrics, relay, relay.emit)
             manager.ready(counts())
             nursery.start_soon(manager.run, counts)
     return status
@@ -321,6 +322,12 @@ def _reload(relay: Relay, log: Log, reread: Callable[[], Settings]) -> None:
     except BadSetting as refusal:
         log.emit(ReloadRefused(str(refusal)))
         return
+    # A level that hides it is no reason to say nothing, neither the old one nor the new.
+    log.level = "info"
+    relay.emit(Reloaded(_names(changed), _names(needs_restart)))
     log.level = settings.log_level
     relay.apply(settings)
-    log.emit(Reloaded(", ".join(map(flag_of, changed)), ", ".join(map(flag_of, needs_restart))))
+
+
+def _names(settings: Sequence[str]) -> str:
+    return ", ".join(map(flag_of, settings)) or "none"

@@ -118,7 +118,10 @@ def _parse_metrics_addresses(text: str) -> tuple[Address, ...]:
         return ()
     # Who reads them may see how busy everybody is: a port alone is a port of this machine's own.
     local = re.sub(r"(^|[\s,]):?([0-9]{1,5})(?=$|[\s,])", r"\g<1>127.0.0.1:\2", text.strip())
-    return _parse_addresses(local)
+    addresses = _parse_addresses(local)
+    if any(address.fd for address in addresses):
+        raise ValueError
+    return addresses
 
 
 def _seconds(lowest: float, highest: float) -> Callable[[str], float]:

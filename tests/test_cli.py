@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -164,14 +164,19 @@ def test_log_level_leaves_out_what_is_below_it() -> None:
     )
     with process:
         # Nothing is logged, so that it is ready shows by what it does: its listener is there.
-        until(lambda: b"0A" in _listeners(process.pid), "listener")
-        process.terminate()
+        try:
+            until(lambda: b"0A" in _listeners(process.pid), "listener")
+        finally:
+            process.terminate()
         assert process.communicate(timeout=WAIT)[1] == b""
 
 
 def _listeners(pid: int) -> set[bytes]:
     """The states of the TCP sockets that a process holds; 0A is LISTEN."""
-    inodes = {os.readlink(fd) for fd in Path(f"/proc/{pid}/fd").iterdir() if fd.exists() or fd.is_symlink()}
+    inodes = set()
+    for fd in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):  # closed since
+            inodes.add(os.readlink(fd))
     rows = [row.split() for row in Path(f"/proc/{pid}/net/tcp").read_bytes().splitlines()[1:]]
     return {row[3] for row in rows if f"socket:[{row[9].decode()}]" in inodes}
 

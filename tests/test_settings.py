@@ -78,7 +78,7 @@ def test_every_setting_is_in_the_table() -> None:
                 "unix:/" + "a" * 107,
             )
         ),
-        *(("metrics_listen", text) for text in ("", "localhost", ":65536", "9464,:9464", "unix:m")),
+        *(("metrics_listen", text) for text in ("", "localhost", "fd:3", ":65536", "9464,:9464", "unix:m")),
         ("require_token", "maybe"),
         ("log_level", "loud"),
         ("log_format", "xml"),
@@ -147,6 +147,8 @@ def test_a_variable_wins_over_the_file_and_a_flag_over_both(tmp_path: Path) -> N
         ("max-phones = 1.5", ["max-phones: max-phones in ", '"1.5"']),
         ("listen = []", ["listen: listen in ", "an address such as"]),
         ("grace =", ["is not TOML"]),
+        (f"grace = {'9' * 5000}", ["is not TOML"]),
+        (f"grace = {'[' * 5000}", ["is not TOML"]),
         ("grace = 1\ngrace = 2", ["is not TOML"]),
     ],
 )

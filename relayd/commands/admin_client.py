@@ -69,7 +69,7 @@ def ask(path: str, method: str, *segments: str) -> Any:
     finally:
         connection.close()
     if answer.status >= 400:
-        raise Unanswered(str(document["error"]))
+        raise Unanswered(str(document.get("error", f"what listens at {path} is no admin socket of relayd's")))
     return document
 
 

@@ -156,7 +156,10 @@ def _write(path: Path, text: str, *, dry_run: bool) -> None:
     if dry_run:
         print(f"would write {path}:\n\n{textwrap.indent(text, '    ')}")
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True)
+        # Whatever the umask says: the service runs as a user of its own.
+        path.parent.chmod(0o755)
     new = path.with_name(f".{path.name}.new")
     new.write_text(text)
     new.chmod(0o644)

@@ -22,8 +22,8 @@ from relayd import __version__
 from relayd.edge.connection import WebSocket
 from relayd.edge.listener import CannotListen, Listener, open_private_listener
 from relayd.edge.request import JSON_HEADERS, Answer, Request, encode_head, hang_up, read_request, send_answer
+from relayd.edge.tally import Tally, Traffic
 from relayd.ops.events import AdminUnavailable, Emit, OperatorClosed, OperatorEvicted, RequestRefused
-from relayd.ops.tally import Tally, Traffic
 from relayd.routing.connection import Connection
 from relayd.routing.registry import Registry
 from relayd.routing.slot import Phone, Slot

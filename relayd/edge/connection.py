@@ -66,6 +66,42 @@ class WebSocket:
     It lives while it is `opened`.
     """
 
+    # CPython shares the names of at most 30 attributes between instances that have a dictionary.
+    __slots__ = (
+        "_answer",
+        "_ask",
+        "_away_since",
+        "_control",
+        "_deadline",
+        "_decoder",
+        "_frames_per_turn",
+        "_heard",
+        "_leftover",
+        "_message_timeout",
+        "_more",
+        "_nursery",
+        "_over",
+        "_pinged_at",
+        "_read_at",
+        "_saying_goodbye",
+        "_stream",
+        "_timing",
+        "_turn",
+        "_turns",
+        "_verdict",
+        "kind",
+        "outbox",
+        "reading",
+        "received_bytes",
+        "received_count",
+        "remote",
+        "round_trip",
+        "scope",
+        "signs_of_life",
+        "since",
+        "timed",
+    )
+
     def __init__(
         self,
         stream: trio.SocketStream,

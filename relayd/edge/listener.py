@@ -58,7 +58,7 @@ class Listener:
             _unlink(self.address.path)
 
 
-async def open_listener(address: Address) -> Listener:
+async def open_listener(address: Address, flag: str = "--listen") -> Listener:
     """Bind and listen on ``address``, which is none of a socket that was passed on. Raises `CannotListen`."""
     if address.fd:
         raise CannotListen(f"cannot listen on {address}: only --listen takes sockets that were passed on")
@@ -69,7 +69,7 @@ async def open_listener(address: Address) -> Listener:
         port = sock.getsockname()[1]
         return Listener(_listening(sock), Address(address.host, port))
     except OSError as error:
-        raise CannotListen(f"cannot listen on {address}: {_explained(error)}") from None
+        raise CannotListen(f"cannot listen on {address}: {_explained(error, flag)}") from None
 
 
 def open_private_listener(path: str, flag: str) -> Listener:

@@ -93,9 +93,9 @@ class Reloaded(Event):
     """SIGHUP: the settings were read again."""
 
     message_id: ClassVar[str] = "1b65cba234354439f04dda9ee3492f9c"
-    message: ClassVar[str] = "settings read again; for a restart: {needs_restart}; changed: {changed}"
+    message: ClassVar[str] = "settings read again; changed: {changed}; for a restart: {needs_restart}"
     changed: str
-    """The settings that changed, separated by commas."""
+    """The settings that changed, separated by commas, or none."""
     needs_restart: str
     """Those that are different in what was read, and will change with a restart only."""
 
@@ -239,7 +239,7 @@ class ClaimRefused(Event):
 
 @frozen
 class BinaryReleased(Event):
-    """A binary's connection ended; its server-id entered the grace window."""
+    """A binary's connection ended; unless taken over or evicted, its server-id entered the grace window."""
 
     limit: ClassVar[Limit | None] = CHURN
     message_id: ClassVar[str] = "15d9d9dd6dfd7b3938eee0cbf9891c54"

@@ -8,7 +8,7 @@ sets, which stand here: never a server-id, an address, or anything else that a p
 
 import platform
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Final, Literal, Protocol
+from typing import Final, Literal, Protocol, get_args
 
 import trio
 from attrs import field, frozen
@@ -22,8 +22,9 @@ from prometheus_client.utils import floatToGoString
 from relayd import __version__
 from relayd.edge.connection import Kind, WebSocket
 from relayd.edge.http import Endpoint
-from relayd.ops.tally import CODES, Histogram, Tally, Traffic
+from relayd.edge.tally import CODES, Histogram, Tally, Traffic
 from relayd.routing.registry import Registry
+from relayd.settings import Settings
 from relayd.wire import frames
 
 __all__ = ["FAMILIES", "Metrics", "Watched", "as_markdown"]
@@ -35,6 +36,10 @@ scrape waits for everybody else's turn after each of its own, so it must not hav
 
 class Watched(Protocol):
     """What metrics are read from: the relay."""
+
+    @property
+    def settings(self) -> Settings:
+        """In force now."""
 
     @property
     def tally(self) -> Tally:
@@ -166,7 +171,7 @@ FAMILIES: Final = (
         "counter",
         "Requests answered. Status 101: an upgrade; other: a path that leads nowhere, or an unfinished head.",
         _requests,
-        {"endpoint": ("server", "client", "healthz", "other"), "status": _STATUSES},
+        {"endpoint": get_args(Endpoint), "status": _STATUSES},
     ),
     Family(
         "relayd_claims_total",

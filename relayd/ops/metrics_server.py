@@ -7,10 +7,9 @@ import trio
 
 from relayd.edge.listener import accept_connections, open_listener, remote_address
 from relayd.edge.request import Answer, Request, answer_or, send_answer
+from relayd.edge.tally import Histogram
 from relayd.ops.events import Emit, InternalError, MetricsListening
 from relayd.ops.metrics import Metrics, Watched
-from relayd.ops.tally import Histogram
-from relayd.settings import Settings
 
 __all__ = ["serve_metrics"]
 
@@ -33,12 +32,11 @@ _OPENMETRICS_TYPE: Final = b"application/openmetrics-text; version=1.0.0; charse
 
 async def serve_metrics(
     relay: Watched,
-    settings: Settings,
     emit: Emit,
     *,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
-    """Serve the metrics of ``relay`` on ``settings.metrics_listen`` until cancelled.
+    """Serve the metrics of ``relay`` on its ``metrics_listen`` until cancelled.
 
     Started, it reports the addresses bound. Raises `relayd.edge.listener.CannotListen`, in a group if a
     listener fails later on.
@@ -53,7 +51,7 @@ async def serve_metrics(
             await trio.aclose_forcefully(stream)
             return
         try:
-            await _answer(stream, metrics, settings.handshake_timeout)
+            await _answer(stream, metrics, relay.settings.handshake_timeout)
         except* Exception as errors:  # noqa: BLE001 (a bug here must not cost a single connection)
             emit(InternalError.of(remote_address(stream), errors))
         finally:
@@ -62,8 +60,8 @@ async def serve_metrics(
 
     with ExitStack() as stack:
         listeners = []
-        for address in settings.metrics_listen:
-            listener = await open_listener(address)
+        for address in relay.settings.metrics_listen:
+            listener = await open_listener(address, "--metrics-listen")
             stack.callback(listener.close)
             listeners.append(listener)
         async with trio.open_nursery() as nursery:

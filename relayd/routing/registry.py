@@ -195,11 +195,12 @@ class Registry:
     def _release(self, slot: Slot, connection: Connection) -> None:
         ending = connection.ending
         slot.abandon()
+        # Unless it was taken over or evicted.
+        current = self._slots.get(slot.server_id) is slot
+        waiting = len(slot.phones) if current else 0
         self._emit(
-            BinaryReleased(
-                slot.server_id, connection.remote, ending.code, ending.by, ending.reason, len(slot.phones)
-            )
+            BinaryReleased(slot.server_id, connection.remote, ending.code, ending.by, ending.reason, waiting)
         )
-        if self._slots.get(slot.server_id) is slot:
+        if current:
             self._graces.append((trio.current_time() + self._grace, slot))
             self._grace_begun.unpark()

@@ -15,12 +15,12 @@ from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 from wsproto.events import Ping
 
+from relayd.edge.tally import Histogram
 from relayd.edge.timing import Timing
 from relayd.ops import metrics
 from relayd.ops.events import AcceptPaused, InternalError, RequestRefused
 from relayd.ops.metrics import FAMILIES, Metrics
 from relayd.ops.metrics_server import serve_metrics
-from relayd.ops.tally import Histogram
 from relayd.settings import Address
 from tests.routing.fakes import FakeConnection
 from tests.trio_client import Client, RelayUnderTest, relay_under_test
@@ -61,7 +61,7 @@ def by(samples: Samples, name: str, label: str) -> dict[str, float]:
 async def relay_with_metrics(**settings: Any) -> AsyncIterator[tuple[RelayUnderTest, int]]:
     """A relay whose metrics are served too, and on which port."""
     async with relay_under_test(metrics_listen=ON, **settings) as relay, trio.open_nursery() as nursery:
-        addresses = await nursery.start(serve_metrics, relay.relay, relay.settings, relay.events.append)
+        addresses = await nursery.start(serve_metrics, relay.relay, relay.events.append)
         yield relay, int(addresses[0].rpartition(":")[2])
         nursery.cancel_scope.cancel()
 
@@ -245,8 +245,8 @@ async def test_envelopes_that_go_nowhere_are_counted_by_reason() -> None:
 
 async def test_pauses_of_accepting_and_faults_are_counted() -> None:
     async with relay_under_test() as relay:
-        relay.relay._emit(AcceptPaused("127.0.0.1:1", "EMFILE"))
-        relay.relay._emit(InternalError("127.0.0.1:2", "ZeroDivisionError"))
+        relay.relay.emit(AcceptPaused("127.0.0.1:1", "EMFILE"))
+        relay.relay.emit(InternalError("127.0.0.1:2", "ZeroDivisionError"))
         samples = await scraped(relay)
     assert value(samples, "relayd_accept_pauses_total") == 1
     assert value(samples, "relayd_internal_errors_total") == 1

@@ -32,6 +32,16 @@ def test_install_writes_and_names_its_files_and_says_how_to_go_on(tmp_path: Path
     assert {(tmp_path / file).stat().st_mode & 0o777 for file in FILES} == {0o644}
 
 
+def test_a_narrow_umask_keeps_the_services_own_user_from_nothing(tmp_path: Path) -> None:
+    before = os.umask(0o077)
+    try:
+        install(tmp_path)
+    finally:
+        os.umask(before)
+    assert (tmp_path / "etc/relayd").stat().st_mode & 0o777 == 0o755
+    assert {(tmp_path / file).stat().st_mode & 0o777 for file in FILES} == {0o644}
+
+
 def test_the_service_runs_the_relayd_that_installed_it(tmp_path: Path) -> None:
     install(tmp_path)
     started = re.findall(r"^ExecStart=(\S+)(.*)$", (tmp_path / FILES[1]).read_text(), re.MULTILINE)
