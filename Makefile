@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 COMPILED := build/compiled
 ARGS ?=
+# One more than there are cores: many tests wait.
+WORKERS := $(shell expr $$(nproc) + 1)
 
 .PHONY: help run test lint types check soak restarts bench wheel compiled test-compiled
 
@@ -14,7 +16,7 @@ run: $(VENV)/installed ## Start the relay; ARGS="--listen :8080" passes flags
 	exec $(VENV)/bin/relayd $(ARGS)
 
 test: $(VENV)/installed ## Run the tests that every change must pass
-	$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 lint: $(VENV)/installed ## Check style and formatting
 	$(VENV)/bin/ruff check
@@ -45,7 +47,7 @@ compiled: $(VENV)/installed ## Build a wheel whose innermost rooms are compiled 
 
 test-compiled: compiled ## Run the tests on compiled rooms
 	cd $(COMPILED) && $(CURDIR)/$(VENV)/bin/python -c 'import relayd.wire.frames as f; assert f.__file__.endswith(".so")'
-	cd $(COMPILED) && $(CURDIR)/$(VENV)/bin/python -m pytest --numprocesses auto --dist loadfile $(ARGS)
+	cd $(COMPILED) && $(CURDIR)/$(VENV)/bin/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
