@@ -81,7 +81,7 @@ class Relay:
             emit=self.emit,
         )
         self._turns = Turns()
-        self._admin = Admin(self, emit)
+        self._admin = Admin(self, self.emit)
         self._heartbeats = Heartbeats(interval=settings.heartbeat_interval, timeout=settings.heartbeat_timeout)
 
     async def serve(self, *, task_status: trio.TaskStatus[Sequence[str]] = trio.TASK_STATUS_IGNORED) -> None:

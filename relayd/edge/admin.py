@@ -196,8 +196,7 @@ class Admin:
             for connection in batch:
                 carried.add(connection)
             await trio.lowlevel.checkpoint()
-        slots = relay.registry.slots()
-        settings = relay.settings
+        registry, settings = relay.registry, relay.settings
         return {
             "version": __version__,
             "pid": os.getpid(),
@@ -205,11 +204,11 @@ class Admin:
             "uptime_seconds": round(relay.uptime, 3),
             "listeners": relay.listening,
             "connected": {
-                "binaries": sum(slot.binary is not None for slot, _ in slots),
-                "phones": sum(len(slot.phones) for slot, _ in slots),
+                "binaries": registry.connected_binaries,
+                "phones": registry.connected_phones,
                 "connections": len(relay.connections),
             },
-            "in_grace": sum(slot.binary is None for slot, _ in slots),
+            "in_grace": registry.graces,
             "totals": {"connections": accepted, **_summed(carried)},
             "settings": {
                 flag_of(attribute.name): shown(value)
