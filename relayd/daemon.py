@@ -3,6 +3,7 @@
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, Final
 
 import trio
@@ -10,10 +11,12 @@ import trio
 from relayd import __version__
 from relayd.configuration import BadSetting, reloaded
 from relayd.edge.admin import Admin, open_admin_socket
+from relayd.edge.client import Client, peer_of
 from relayd.edge.connection import NeverOpened, WebSocket
 from relayd.edge.http import Endpoint, answer_request
-from relayd.edge.listener import Listener, accept_connections, open_listener, remote_address
+from relayd.edge.listener import Listener, accept_connections, open_listener
 from relayd.edge.passed import PassedSockets
+from relayd.edge.stream import PlainStream, Stream
 from relayd.edge.tally import Tally
 from relayd.edge.timing import Timing
 from relayd.edge.turns import Turns
@@ -36,7 +39,7 @@ from relayd.routing.binary import serve_binary
 from relayd.routing.heartbeat import Heartbeats
 from relayd.routing.phone import serve_phone
 from relayd.routing.registry import Refused, Registry
-from relayd.settings import Settings, flag_of
+from relayd.settings import Address, Settings, flag_of
 from relayd.wire.close import SHUTTING_DOWN
 from relayd.wire.upgrade import BinaryHello, PhoneHello
 
@@ -184,7 +187,7 @@ class Relay:
                 self._passed_scopes.append(scope)
                 if self.draining:
                     scope.cancel()
-            await accept_connections(listener, self._handle, nursery, self.emit)
+            await accept_connections(listener, partial(self._handle, listener.address), nursery, self.emit)
         listener.close()
 
     async def _let_arrive(self) -> None:
@@ -195,31 +198,38 @@ class Relay:
             while self.tally.handshaking:
                 await self._connection_ended.park()
 
-    async def _handle(self, stream: trio.SocketStream) -> None:
-        """One connection from its first byte to its last. Nothing that goes wrong in it gets out."""
-        remote = remote_address(stream)
+    async def _handle(self, address: Address, stream: PlainStream) -> None:
+        """One connection to the listener at ``address``, from its first byte to its last.
+
+        Nothing that goes wrong in it gets out.
+        """
+        peer = peer_of(stream.socket)
         try:
-            await self._serve_connection(stream, remote)
+            if peer is not None:
+                await self._serve_connection(stream, peer)
         except* NeverOpened:
             pass
         except* Exception as errors:  # noqa: BLE001 (one bug must not cost every connection)
-            self.emit(InternalError.of(remote, errors))
+            self.emit(InternalError.of(str(peer), errors))
         finally:
-            await trio.aclose_forcefully(stream)
+            stream.close()
 
-    async def _handle_admin(self, stream: trio.SocketStream) -> None:
+    async def _handle_admin(self, stream: PlainStream) -> None:
         try:
             await self._admin.handle(stream)
         except* Exception as errors:  # noqa: BLE001 (nor may one here)
             self.emit(InternalError.of("admin", errors))
 
-    async def _serve_connection(self, stream: trio.SocketStream, remote: str) -> None:
+    async def _serve_connection(self, stream: Stream, peer: Client) -> None:
+        remote = str(peer)
+
         def on_refused(status: int) -> None:
             self.emit(RequestRefused(remote, status))
 
+        deadline = trio.current_time() + self.settings.handshake_timeout
         self.tally.handshaking += 1
         try:
-            upgrade = await answer_request(stream, self.settings, self, on_refused)
+            upgrade = await answer_request(stream, deadline, self.settings, self, on_refused)
         finally:
             self.tally.handshaking -= 1
             if self.draining:

@@ -22,6 +22,7 @@ from relayd import __version__
 from relayd.edge.connection import WebSocket
 from relayd.edge.listener import CannotListen, Listener, open_private_listener
 from relayd.edge.request import JSON_HEADERS, Answer, Request, encode_head, hang_up, read_request, send_answer
+from relayd.edge.stream import PlainStream
 from relayd.edge.tally import Tally, Traffic
 from relayd.ops.events import AdminUnavailable, Emit, OperatorClosed, OperatorEvicted, RequestRefused
 from relayd.routing.connection import Connection
@@ -104,10 +105,10 @@ class Admin:
         self._emit = emit
         self._open = 0
 
-    async def handle(self, stream: trio.SocketStream) -> None:
+    async def handle(self, stream: PlainStream) -> None:
         """One connection, from its request to its answer."""
         if self._open >= _MOST_CONNECTIONS:
-            await trio.aclose_forcefully(stream)
+            stream.close()
             return
         self._open += 1
         try:
@@ -116,16 +117,16 @@ class Admin:
                     await self._serve(stream, nursery)
         finally:
             self._open -= 1
-            await trio.aclose_forcefully(stream)
+            stream.close()
 
-    async def _serve(self, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
+    async def _serve(self, stream: PlainStream, nursery: trio.Nursery) -> None:
         """Raises `trio.BrokenResourceError`. What takes longer than the answer goes on in ``nursery``."""
         timeout = self._relay.settings.handshake_timeout
         try:
             uid = _peer_uid(stream)
             if uid not in (0, os.geteuid()):
                 raise Answer(403)
-            request = await read_request(stream, timeout)
+            request = await read_request(stream, trio.current_time() + timeout)
             if request is not None:
                 await self._obey(request, uid, stream, nursery)
         except Answer as answer:
@@ -133,7 +134,7 @@ class Admin:
             if answer.status >= 400:
                 self._emit(RequestRefused("admin", answer.status))
 
-    async def _obey(self, request: Request, uid: int, stream: trio.SocketStream, nursery: trio.Nursery) -> None:
+    async def _obey(self, request: Request, uid: int, stream: PlainStream, nursery: trio.Nursery) -> None:
         """Raises `Answer`, or has answered."""
         path = request.head.target.partition(b"?")[0].decode("ascii", "replace")
         match request.head.method, [unquote(part) for part in path.split("/")[1:]]:
@@ -276,7 +277,7 @@ def _connection(connection: Connection) -> dict[str, Any]:
     }
 
 
-def _peer_uid(stream: trio.SocketStream) -> int:
+def _peer_uid(stream: PlainStream) -> int:
     """The user whose process connected (SO_PEERCRED of unix(7))."""
     credentials = stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("iII"))
     uid: int = struct.unpack("iII", credentials)[1]

@@ -11,12 +11,7 @@ leaves what is control to `relayd.edge.control`, where trio-websocket finds it a
 itself. So a data frame costs neither a task switch nor an object of trio-websocket's.
 """
 
-import fcntl
 import math
-import os
-import select
-import sys
-import termios
 from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Final, Literal
@@ -25,6 +20,7 @@ import trio
 
 from relayd.edge.control import Control
 from relayd.edge.http import Upgrade
+from relayd.edge.stream import Stream
 from relayd.edge.timing import Timing
 from relayd.edge.turns import LEAST_FRAMES, Turns
 from relayd.routing.connection import Ending
@@ -104,7 +100,7 @@ class WebSocket:
 
     def __init__(
         self,
-        stream: trio.SocketStream,
+        stream: Stream,
         remote: str,
         upgrade: Upgrade,
         settings: Settings,
@@ -172,7 +168,7 @@ class WebSocket:
                 await self._close()
                 self._nursery.cancel_scope.cancel()
         finally:
-            self._stream.socket.close()
+            self._stream.close()
             self.outbox.close()
 
     @property
@@ -257,16 +253,11 @@ class WebSocket:
 
     def hung_up(self) -> bool:
         """Whether the peer's stream has come to its end, read or not."""
-        poll = select.poll()
-        poll.register(self._stream.socket.fileno(), select.POLLRDHUP)
-        return bool(poll.poll(0))
+        return self._stream.hung_up()
 
     def try_send(self, frames: Sequence[bytes | memoryview]) -> int:
         """For the outbox: send what fits, without waiting."""
-        try:
-            return os.writev(self._stream.socket.fileno(), frames)
-        except BlockingIOError:
-            return 0
+        return self._stream.try_send(frames)
 
     def start_writer(self) -> None:
         """For the outbox: it has more than fits."""
@@ -274,15 +265,13 @@ class WebSocket:
 
     async def wait_writable(self) -> None:
         """For the outbox: wait until the socket takes more, or is dead."""
-        with suppress(trio.BrokenResourceError):
-            await self._stream.wait_send_all_might_not_block()
-            # Room came free in our socket: the peer's side is taking bytes, so it is there.
-            self._show_life()
+        await self._stream.wait_writable()
+        # Room came free in our socket: the peer's side is taking bytes, so it is there.
+        self._show_life()
 
     def unacknowledged(self) -> int:
-        """For the outbox: bytes sent and not yet confirmed (SIOCOUTQ of tcp(7), which Linux calls TIOCOUTQ)."""
-        answer = fcntl.ioctl(self._stream.socket.fileno(), termios.TIOCOUTQ, bytes(4))
-        return int.from_bytes(answer, sys.byteorder)
+        """For the outbox: bytes sent and not yet confirmed."""
+        return self._stream.unacknowledged()
 
     async def _read(self) -> bytes:
         """The next bytes; none at the end of the stream, however that came about."""
@@ -291,13 +280,10 @@ class WebSocket:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._readable()
-            try:
-                data = os.read(self._stream.socket.fileno(), self._ask)
-            except BlockingIOError:
+            data = self._stream.try_receive(self._ask)
+            if data is None:
                 self._more = False
                 continue
-            except OSError:
-                data = b""
             self._more = len(data) == self._ask
             self._ask = _MORE_BYTES if len(data) >= _READ_BYTES else _READ_BYTES
             self.received_bytes += len(data)
@@ -309,10 +295,10 @@ class WebSocket:
         self.reading = True
         try:
             if self._deadline == math.inf:
-                await trio.lowlevel.wait_readable(self._stream.socket)
+                await self._stream.wait_readable()
                 return
             with trio.move_on_at(self._deadline) as deadline:
-                await trio.lowlevel.wait_readable(self._stream.socket)
+                await self._stream.wait_readable()
             if deadline.cancelled_caught:
                 await self._keep_deadline()
         finally:

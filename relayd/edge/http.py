@@ -7,11 +7,11 @@ import binascii
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Literal, Protocol
 
-import trio
 from attrs import frozen
 from websockets.utils import accept_key
 
 from relayd.edge.request import Answer, Request, answer_or
+from relayd.edge.stream import Stream
 from relayd.settings import Settings
 from relayd.wire.head import Head
 from relayd.wire.upgrade import BadHeaders, BinaryHello, PhoneHello, binary_hello, phone_hello
@@ -69,11 +69,11 @@ class Upgrade:
 
 
 async def answer_request(
-    stream: trio.SocketStream, settings: Settings, front: Front, on_refused: Callable[[int], None]
+    stream: Stream, deadline: float, settings: Settings, front: Front, on_refused: Callable[[int], None]
 ) -> Upgrade | None:
     """Read the request head of ``stream``; return the upgrade that it asks for, or answer it.
 
-    Bounded by the handshake timeout for the whole head, and by another for the answer.
+    The whole head must be there at ``deadline`` by trio's clock; the answer may take the handshake timeout.
     ``on_refused`` is told the status of an error that may be logged.
     """
     endpoint: Endpoint = "other"
@@ -88,7 +88,7 @@ async def answer_request(
         if answer.status >= 400 and answer.status != 503 and not answer.quiet:
             on_refused(answer.status)
 
-    upgrade = await answer_or(stream, settings.handshake_timeout, judge, note)
+    upgrade = await answer_or(stream, deadline, settings.handshake_timeout, judge, note)
     if upgrade is not None:
         front.answered(endpoint, 101)
     return upgrade

@@ -10,6 +10,7 @@ from typing import Final, NoReturn
 
 import trio
 
+from relayd.edge.stream import PlainStream
 from relayd.ops.events import AcceptPaused, Emit
 from relayd.settings import Address
 
@@ -19,7 +20,6 @@ __all__ = [
     "accept_connections",
     "open_listener",
     "open_private_listener",
-    "remote_address",
 ]
 
 _BACKLOG: Final = 4096
@@ -94,7 +94,7 @@ def open_private_listener(path: str, flag: str) -> Listener:
 
 async def accept_connections(
     listener: Listener,
-    handle: Callable[[trio.SocketStream], Awaitable[None]],
+    handle: Callable[[PlainStream], Awaitable[None]],
     nursery: trio.Nursery,
     emit: Emit,
 ) -> NoReturn:
@@ -121,20 +121,7 @@ async def accept_connections(
                 paused = True
                 await trio.sleep(_ACCEPT_PAUSE)
                 break
-            nursery.start_soon(handle, trio.SocketStream(trio.socket.from_stdlib_socket(sock)))
-
-
-def remote_address(stream: trio.SocketStream) -> str:
-    """The peer's address and port, or "unix"."""
-    try:
-        name = stream.socket.getpeername()
-    except OSError:
-        return "gone"
-    if not isinstance(name, tuple):
-        return "unix"
-    # An IPv4 peer of a dual-stack socket has an IPv4-mapped address.
-    host = name[0].removeprefix("::ffff:")
-    return f"[{host}]:{name[1]}" if ":" in host else f"{host}:{name[1]}"
+            nursery.start_soon(handle, PlainStream(sock))
 
 
 def _listening(sock: socket.socket) -> socket.socket:

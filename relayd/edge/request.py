@@ -12,6 +12,7 @@ import msgspec
 import trio
 from attrs import frozen
 
+from relayd.edge.stream import Stream
 from relayd.wire.head import BadHead, Head, may_become_head, parse_head
 
 __all__ = [
@@ -78,18 +79,19 @@ class Request:
 
 
 async def answer_or(
-    stream: trio.SocketStream,
+    stream: Stream,
+    deadline: float,
     timeout: float,
     judge: Callable[[Request], T],
     on_answer: Callable[[Answer], None],
 ) -> T | None:
     """Read a request head; return what ``judge`` makes of it, or send the `Answer` that it raises.
 
-    Bounded by ``timeout`` seconds for the whole head, and by as much again for the answer, of which
-    ``on_answer`` is told before it is sent. Nothing is sent to a client that hangs up before it has asked.
+    The whole head must be there at ``deadline``; the answer, of which ``on_answer`` is told before it is
+    sent, may take ``timeout`` seconds. Nothing is sent to a client that hangs up before it has asked.
     """
     try:
-        request = await read_request(stream, timeout)
+        request = await read_request(stream, deadline)
         return None if request is None else judge(request)
     except Answer as answer:
         on_answer(answer)
@@ -97,13 +99,13 @@ async def answer_or(
     return None
 
 
-async def read_request(stream: trio.SocketStream, timeout: float) -> Request | None:
-    """Read a whole request head within ``timeout`` seconds.
+async def read_request(stream: Stream, deadline: float) -> Request | None:
+    """Read a whole request head, until ``deadline`` by trio's clock.
 
     None if the client hung up before that, or has sent nothing. Raises `Answer`: what a head in bad order gets.
     """
     received = bytearray()
-    with trio.move_on_after(timeout):
+    with trio.move_on_at(deadline):
         return _request(bytes(received)) if await _read_head(stream, received) else None
     # Not a word to a client that has sent none: it may be a port scan, or a spare connection.
     if received:
@@ -111,15 +113,12 @@ async def read_request(stream: trio.SocketStream, timeout: float) -> Request | N
     return None
 
 
-async def _read_head(stream: trio.SocketStream, received: bytearray) -> bool:
+async def _read_head(stream: Stream, received: bytearray) -> bool:
     """Read until the head is whole; False if the client hung up before. Raises `Answer`."""
     while _END_OF_HEAD not in received:
         if len(received) == MAX_HEAD_BYTES:
             raise Answer(431)
-        try:
-            data = await stream.receive_some(MAX_HEAD_BYTES - len(received))
-        except trio.BrokenResourceError:
-            data = b""
+        data = await stream.receive_some(MAX_HEAD_BYTES - len(received))
         if not data:
             return False
         received += data
@@ -139,7 +138,7 @@ def _request(received: bytes) -> Request:
     return Request(head, received[end:])
 
 
-async def send_answer(stream: trio.SocketStream, timeout: float, answer: Answer) -> None:
+async def send_answer(stream: Stream, timeout: float, answer: Answer) -> None:
     """Send ``answer`` and wait for the client to hang up, ``timeout`` seconds at most. Never raises."""
     with trio.move_on_after(timeout), suppress(trio.BrokenResourceError):
         await stream.send_all(encode_head(answer.status, answer.headers, len(answer.body)) + answer.body)
@@ -158,7 +157,7 @@ def encode_head(status: int, headers: Iterable[tuple[bytes, bytes]], length: int
     return b"\r\n".join(lines) + b"\r\n\r\n"
 
 
-async def hang_up(stream: trio.SocketStream) -> None:
+async def hang_up(stream: Stream) -> None:
     """Say that the answer is whole, and wait for the client to hang up. Raises `trio.BrokenResourceError`."""
     # Closing a socket with unread bytes resets the connection, and the answer may be lost on the way.
     await stream.send_eof()

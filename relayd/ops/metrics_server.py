@@ -5,8 +5,9 @@ from typing import Final, NoReturn
 
 import trio
 
-from relayd.edge.listener import accept_connections, open_listener, remote_address
+from relayd.edge.listener import accept_connections, open_listener
 from relayd.edge.request import Answer, Request, answer_or, send_answer
+from relayd.edge.stream import PlainStream
 from relayd.edge.tally import Histogram
 from relayd.ops.events import Emit, InternalError, MetricsListening
 from relayd.ops.metrics import Metrics, Watched
@@ -44,19 +45,19 @@ async def serve_metrics(
     metrics = Metrics(relay)
     places = trio.Semaphore(_MOST_CONNECTIONS)
 
-    async def handle(stream: trio.SocketStream) -> None:
+    async def handle(stream: PlainStream) -> None:
         try:
             places.acquire_nowait()
         except trio.WouldBlock:
-            await trio.aclose_forcefully(stream)
+            stream.close()
             return
         try:
             await _answer(stream, metrics, relay.settings.handshake_timeout)
         except* Exception as errors:  # noqa: BLE001 (a bug here must not cost a single connection)
-            emit(InternalError.of(remote_address(stream), errors))
+            emit(InternalError.of("metrics", errors))
         finally:
             places.release()
-            await trio.aclose_forcefully(stream)
+            stream.close()
 
     with ExitStack() as stack:
         listeners = []
@@ -73,8 +74,9 @@ async def serve_metrics(
             task_status.started([str(listener.address) for listener in listeners])
 
 
-async def _answer(stream: trio.SocketStream, metrics: Metrics, timeout: float) -> None:
-    as_openmetrics = await answer_or(stream, timeout, _judge, lambda answer: None)
+async def _answer(stream: PlainStream, metrics: Metrics, timeout: float) -> None:
+    deadline = trio.current_time() + timeout
+    as_openmetrics = await answer_or(stream, deadline, timeout, _judge, lambda answer: None)
     if as_openmetrics is not None:
         body = await metrics.text(as_openmetrics=as_openmetrics)
         content_type = _OPENMETRICS_TYPE if as_openmetrics else _TEXT_TYPE

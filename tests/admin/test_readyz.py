@@ -1,6 +1,8 @@
 """``/readyz``: for whoever asks whether to send clients here."""
 
 import json
+import math
+import socket
 
 import trio
 from trio.testing import MockClock
@@ -8,6 +10,7 @@ from trio.testing import MockClock
 from relayd import __version__
 from relayd.daemon import Relay
 from relayd.edge.http import answer_request
+from relayd.edge.stream import PlainStream
 from relayd.settings import Settings
 from tests.admin.conftest import AdminRelay
 from tests.contract.test_endpoints import curl
@@ -37,10 +40,11 @@ def test_readyz_of_a_relay_that_serves_is_200_without_counts_and_is_not_stored(a
 
 async def test_readyz_is_503_before_the_first_listener_is_up() -> None:
     relay = Relay(Settings(), lambda event: None)
-    ours, theirs = trio.socket.socketpair()
+    here, theirs = socket.socketpair()
+    ours = trio.socket.from_stdlib_socket(here)
     async with trio.open_nursery() as nursery:
         nursery.start_soon(
-            answer_request, trio.SocketStream(theirs), relay.settings, relay, lambda status: None
+            answer_request, PlainStream(theirs), math.inf, relay.settings, relay, lambda status: None
         )
         await ours.send(GET)
         head, _, body = (await ours.recv(4096)).partition(b"\r\n\r\n")
