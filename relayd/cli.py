@@ -3,7 +3,7 @@
 import argparse
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from functools import partial
 from types import ModuleType
@@ -16,8 +16,9 @@ from relayd.commands import check, close, doctor, drain, evict, status, systemd,
 from relayd.commands.admin_client import Unanswered
 from relayd.configuration import BadSetting, load
 from relayd.daemon import run
+from relayd.edge.certificates import BadCertificate
 from relayd.edge.listener import CannotListen
-from relayd.edge.passed import take_passed_sockets
+from relayd.edge.passed import PassedSockets, take_passed_sockets
 from relayd.flags import Parser, add_settings, given
 from relayd.ops.log import Log
 from relayd.ops.systemd import ServiceManager
@@ -51,6 +52,7 @@ variable, and that over the file. Durations are seconds, with fractions if you l
   relayd                                   try it out: this machine only, port 8080
   relayd --listen :8080                    every address, IPv4 and IPv6
   relayd --listen unix:/run/relayd.sock    behind a proxy on the same machine
+  relayd --listen :443 --tls-cert /etc/relayd/chain.pem --tls-key /etc/relayd/key.pem
   relayd check                             what is set, and where
   relayd doctor ws://127.0.0.1:8080        is all of it there, seen from a client?
   relayd systemd install                   a service of systemd, with sockets that outlive a restart
@@ -71,13 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     reread = partial(load, given(options), os.environ, passed.addresses)
     try:
-        loaded = reread()
-    except BadSetting as refusal:
+        return _serve(reread().settings, lambda: reread().settings, passed, manager)
+    except (BadSetting, BadCertificate) as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2
+
+
+def _serve(
+    settings: Settings, reread: Callable[[], Settings], passed: PassedSockets, manager: ServiceManager
+) -> int:
+    """Raises `BadCertificate`."""
     try:
-        with closing(manager), closing(_log(loaded.settings)) as log:
-            return trio.run(run, loaded.settings, log, lambda: reread().settings, passed, manager)
+        with closing(manager), closing(_log(settings)) as log:
+            return trio.run(run, settings, log, reread, passed, manager)
     except* CannotListen as failures:
         for failure in failures.exceptions:
             print(f"relayd: {_innermost(failure)}", file=sys.stderr)

@@ -50,8 +50,8 @@ def load(
 
     ``flags`` has the field's name for a key, and only flags that were given; ``config`` among them names
     the file. Sockets that were ``passed`` on are where to listen if nobody says. Raises `BadSetting` for
-    the first value that is not accepted. Other ``RELAYD_…`` variables are left alone: Kubernetes, for
-    one, sets some for every service.
+    the first value that is not accepted, or for two that cannot be together. Other ``RELAYD_…``
+    variables are left alone: Kubernetes, for one, sets some for every service.
     """
     values: dict[str, Any] = {}
     sources = dict.fromkeys(_KNOWN, "the default")
@@ -64,7 +64,11 @@ def load(
         except ValueError:
             raise BadSetting.value(flag_of(name), source, text, _KNOWN[name].accepted) from None
         sources[name] = source
-    return Loaded(Settings(**values), sources, read[0] if read else None)
+    settings = Settings(**values)
+    contradiction = settings.contradiction()
+    if contradiction is not None:
+        raise BadSetting(contradiction)
+    return Loaded(settings, sources, read[0] if read else None)
 
 
 def reloaded(old: Settings, new: Settings) -> tuple[Settings, list[str], list[str]]:

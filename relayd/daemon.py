@@ -11,12 +11,14 @@ import trio
 from relayd import __version__
 from relayd.configuration import BadSetting, reloaded
 from relayd.edge.admin import Admin, open_admin_socket
+from relayd.edge.arrivals import Arrivals
+from relayd.edge.certificates import Certificates
 from relayd.edge.client import Client, peer_of
 from relayd.edge.connection import NeverOpened, WebSocket
-from relayd.edge.http import Endpoint, answer_request
+from relayd.edge.http import Endpoint
 from relayd.edge.listener import Listener, accept_connections, open_listener
 from relayd.edge.passed import PassedSockets
-from relayd.edge.stream import PlainStream, Stream
+from relayd.edge.stream import PlainStream
 from relayd.edge.tally import Tally
 from relayd.edge.timing import Timing
 from relayd.edge.turns import Turns
@@ -29,7 +31,6 @@ from relayd.ops.events import (
     Listening,
     Reloaded,
     ReloadRefused,
-    RequestRefused,
     Stopped,
 )
 from relayd.ops.log import Log
@@ -56,7 +57,10 @@ class Relay:
     """
 
     def __init__(self, settings: Settings, emit: Emit, passed: PassedSockets | None = None) -> None:
-        """``passed`` are the sockets that ``fd:`` addresses among the settings stand for."""
+        """``passed`` are the sockets that ``fd:`` addresses among the settings stand for.
+
+        Raises `relayd.edge.certificates.BadCertificate`.
+        """
         #: In force for whatever begins from now on.
         self.settings = settings
         self._report = emit
@@ -83,6 +87,9 @@ class Relay:
             max_phones=settings.max_phones,
             emit=self.emit,
         )
+        files = (settings.tls_cert, settings.tls_key) if settings.tls_cert else None
+        self._certificates = Certificates(self.emit, files)
+        self._arrivals = Arrivals(self, self._certificates, self.tally, self.emit)
         self._turns = Turns()
         self._admin = Admin(self, self.emit)
         self._heartbeats = Heartbeats(interval=settings.heartbeat_interval, timeout=settings.heartbeat_timeout)
@@ -103,6 +110,8 @@ class Relay:
                     listener = await open_listener(address)
                     stack.callback(listener.close)
                     listeners.append(listener)
+            for listener in listeners:
+                listener.address = self.settings.resolved(listener.address)
             admin = open_admin_socket(self.settings.admin_socket, self.emit)
             if admin is not None:
                 stack.callback(admin.close)
@@ -110,6 +119,8 @@ class Relay:
                 async with trio.open_nursery() as nursery:
                     nursery.start_soon(self.registry.expire_graces)
                     nursery.start_soon(self._heartbeats.run)
+                    nursery.start_soon(self._certificates.watch)
+                    self._certificates.announce()
                     for listener in listeners:
                         nursery.start_soon(self._accept, listener, nursery)
                         self.emit(Listening(str(listener.address), listener.passed_as))
@@ -148,14 +159,23 @@ class Relay:
         return self.draining and not self._passed_scopes
 
     def apply(self, settings: Settings) -> None:
-        """Go on with ``settings``, of which only those may differ that can change while running."""
+        """Go on with ``settings``, of which only those may differ that can change while running.
+
+        Certificates are read again.
+        """
         self.settings = settings
+        self._certificates.reload()
         self.registry.apply(probe_timeout=settings.probe_timeout, max_phones=settings.max_phones)
 
     @property
     def uptime(self) -> float:
         """Seconds since the start."""
         return trio.current_time() - self._started
+
+    @property
+    def certificate_end(self) -> float | None:
+        """When the first of the certificates ends, in seconds since 1970; None without TLS."""
+        return self._certificates.soonest_end
 
     def readiness(self) -> Mapping[str, Any]:
         """The document of ``/readyz``."""
@@ -206,7 +226,7 @@ class Relay:
         peer = peer_of(stream.socket)
         try:
             if peer is not None:
-                await self._serve_connection(stream, peer)
+                await self._serve_connection(stream, address, peer)
         except* NeverOpened:
             pass
         except* Exception as errors:  # noqa: BLE001 (one bug must not cost every connection)
@@ -220,22 +240,17 @@ class Relay:
         except* Exception as errors:  # noqa: BLE001 (nor may one here)
             self.emit(InternalError.of("admin", errors))
 
-    async def _serve_connection(self, stream: Stream, peer: Client) -> None:
-        remote = str(peer)
-
-        def on_refused(status: int) -> None:
-            self.emit(RequestRefused(remote, status))
-
-        deadline = trio.current_time() + self.settings.handshake_timeout
+    async def _serve_connection(self, stream: PlainStream, address: Address, peer: Client) -> None:
         self.tally.handshaking += 1
         try:
-            upgrade = await answer_request(stream, deadline, self.settings, self, on_refused)
+            arrived = await self._arrivals.receive(stream, address, peer, self.settings)
         finally:
             self.tally.handshaking -= 1
             if self.draining:
                 self._connection_ended.unpark_all()
-        if upgrade is not None:
-            connection = WebSocket(stream, remote, upgrade, self.settings, self._turns, self._timing)
+        if arrived is not None:
+            remote, upgrade = str(arrived.client), arrived.upgrade
+            connection = WebSocket(arrived.stream, remote, upgrade, self.settings, self._turns, self._timing)
             with self._tracked(connection):
                 async with connection.opened():
                     await self._route(connection, upgrade.hello)

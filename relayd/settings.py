@@ -6,10 +6,10 @@ disagree. Where values come from is `relayd.configuration`'s.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Final, Literal, TypeVar
 
-from attrs import Attribute, field, frozen
+from attrs import Attribute, evolve, field, frozen
 
 from relayd.ops.events import LEVELS, Level
 
@@ -32,13 +32,24 @@ class Address:
     port: int = 0
     path: str = ""
     fd: str = ""
+    tls: bool | None = None
+    """``+tls`` or ``+plain``: whether TLS is spoken there. None: if there is a certificate."""
+    proxy: bool | None = None
+    """``+proxy`` or ``+direct``: whether each connection begins with a PROXY header. None: as
+    ``--proxy-protocol`` says."""
 
     def __str__(self) -> str:
+        options = _OPTIONS_OF_TLS[self.tls] + _OPTIONS_OF_PROXY[self.proxy]
         if self.fd:
-            return f"fd:{self.fd}"
+            return f"fd:{self.fd}{options}"
         if self.path:
-            return f"unix:{self.path}"
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+            return f"unix:{self.path}{options}"
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}{options}"
+
+
+_OPTIONS_OF_TLS: Final = {None: "", True: "+tls", False: "+plain"}
+_OPTIONS_OF_PROXY: Final = {None: "", True: "+proxy", False: "+direct"}
 
 
 @frozen
@@ -72,7 +83,7 @@ def shown(value: object) -> str:
         return ", ".join(str(item) for item in value) or "off"
     if isinstance(value, bool):
         return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or "off"
 
 
 def _setting(
@@ -86,6 +97,16 @@ def _setting(
 ) -> T:
     value: T = field(default=default, metadata={"setting": Setting(parse, accepted, metavar, help, live)})
     return value
+
+
+def _parse_listener(text: str) -> Address:
+    """An address with options behind it, each once."""
+    address, *options = re.split(r"\+(?=(?:tls|plain|proxy|direct)(?:\+|$))", text)
+    tls = [option == "tls" for option in options if option in ("tls", "plain")]
+    proxy = [option == "proxy" for option in options if option in ("proxy", "direct")]
+    if len(tls) > 1 or len(proxy) > 1:
+        raise ValueError
+    return evolve(_parse_address(address), tls=tls[0] if tls else None, proxy=proxy[0] if proxy else None)
 
 
 def _parse_address(text: str) -> Address:
@@ -107,10 +128,24 @@ def _parse_address(text: str) -> Address:
 
 
 def _parse_addresses(text: str) -> tuple[Address, ...]:
-    addresses = tuple(_parse_address(part) for part in re.split(r"[\s,]+", text.strip()))
+    return _each_once(_parse_address(part) for part in _parts(text))
+
+
+def _parse_listeners(text: str) -> tuple[Address, ...]:
+    addresses = tuple(_parse_listener(part) for part in _parts(text))
+    _each_once(evolve(address, tls=None, proxy=None) for address in addresses)
+    return addresses
+
+
+def _each_once(addresses: Iterable[Address]) -> tuple[Address, ...]:
+    addresses = tuple(addresses)
     if len(set(addresses)) < len(addresses):
         raise ValueError
     return addresses
+
+
+def _parts(text: str) -> list[str]:
+    return re.split(r"[\s,]+", text.strip())
 
 
 def _parse_metrics_addresses(text: str) -> tuple[Address, ...]:
@@ -171,6 +206,14 @@ def _parse_log_format(text: str) -> LogFormat:
     raise ValueError
 
 
+def _parse_path(text: str) -> str:
+    if text.lower() in ("", "off"):
+        return ""
+    if not text.startswith("/") or not text.isprintable():
+        raise ValueError
+    return text
+
+
 def _parse_socket(text: str) -> str:
     path = text.removeprefix("unix:")
     if path.lower() in ("", "off"):
@@ -214,13 +257,30 @@ class Settings:
 
     listen: tuple[Address, ...] = _setting(
         (Address(host="127.0.0.1", port=8080),),
-        _parse_addresses,
-        accepted="an address such as :8080, 127.0.0.1:8080, [::1]:8080, unix:/run/relayd.sock or fd:NAME, "
-        "each once,",
+        _parse_listeners,
+        accepted="an address such as :8080, 127.0.0.1:8080, [::1]:8080, unix:/run/relayd.sock or fd:NAME, with "
+        "+tls or +plain and +proxy or +direct behind it if need be, each once,",
         metavar="ADDR",
         help="where to listen: :8080 (every address, IPv4 and IPv6), 127.0.0.1:8080, [::1]:8080 or unix:/path; "
         "port 0 takes a free one; fd:NAME or fd:3 is a socket that systemd passed on, and without --listen "
-        "all that it passed are taken; give it again for more",
+        "all that it passed are taken; give it again for more. Behind an address, as in 127.0.0.1:8080+plain, "
+        "+tls or +plain says whether TLS is spoken there (by default: if there is a certificate), +proxy or "
+        "+direct whether a PROXY header comes first (by default: as --proxy-protocol says)",
+    )
+    tls_cert: str = _setting(
+        "",
+        _parse_path,
+        accepted="an absolute path, or off,",
+        metavar="FILE",
+        help="certificate chain in PEM, the server's own first; with it every listener speaks TLS that is not "
+        "marked +plain; read again when it changes, and on SIGHUP",
+    )
+    tls_key: str = _setting(
+        "",
+        _parse_path,
+        accepted="an absolute path, or off,",
+        metavar="FILE",
+        help="private key of --tls-cert in PEM, which others must not be able to read",
     )
     metrics_listen: tuple[Address, ...] = _setting(
         (),
@@ -285,3 +345,17 @@ class Settings:
         help="unix socket of `relayd status` and the like, for root and relayd's own user; auto is "
         f"{DEFAULT_ADMIN_SOCKET}, if that directory is there and may be written to; off is none",
     )
+
+    def resolved(self, address: Address) -> Address:
+        """``address`` with what its listener speaks: True where it has TLS."""
+        return evolve(address, tls=True) if address.tls is None and self.tls_cert else address
+
+    def contradiction(self) -> str | None:
+        """What of these settings, each acceptable alone, cannot be together, in one line; None if nothing."""
+        if bool(self.tls_cert) != bool(self.tls_key):
+            missing, there = ("tls-key", "tls-cert") if self.tls_cert else ("tls-cert", "tls-key")
+            return f"{missing}: is not set, but {there} is: TLS takes both"
+        for address in self.listen:
+            if address.tls and not self.tls_cert:
+                return f"listen: {address} is to speak TLS, for which tls-cert and tls-key must be set"
+        return None

@@ -61,13 +61,13 @@ class RelayProcess:
     @property
     def port(self) -> int:
         """The port of `address`."""
-        match = re.search(r":(\d+)$", self.address)
+        match = re.search(r":(\d+)(?:\+|$)", self.address)
         assert match
         return int(match[1])
 
     def url(self, path: str, scheme: str = "ws") -> str:
-        """``ws://127.0.0.1:PORT`` and ``path``."""
-        return f"{scheme}://127.0.0.1:{self.port}{path}"
+        """``ws://127.0.0.1:PORT`` and ``path``, or ``wss:`` if the relay speaks TLS there."""
+        return f"{scheme}{'s' if '+tls' in self.address else ''}://127.0.0.1:{self.port}{path}"
 
     def log_text(self) -> str:
         """All of stderr so far."""

@@ -26,6 +26,8 @@ GOOD = [
     ("require_token", "false", False),
     ("log_level", "debug", "debug"),
     ("log_format", "text", "text"),
+    ("tls_cert", "/c.pem", "/c.pem"),
+    ("tls_key", "/k.pem", "/k.pem"),
     ("admin_socket", "/run/r.sock", "/run/r.sock"),
     ("admin_socket", "unix:/run/r.sock", "/run/r.sock"),
     ("admin_socket", "OFF", "off"),
@@ -33,10 +35,15 @@ GOOD = [
 ]
 
 
+NOT_ALONE = {"tls_cert": {"tls_key": "/another.pem"}, "tls_key": {"tls_cert": "/another.pem"}}
+"""What has to be set, too."""
+
+
 @pytest.mark.parametrize(("name", "text", "value"), GOOD)
 def test_a_setting_is_taken_from_its_flag_and_from_its_variable(name: str, text: str, value: object) -> None:
-    assert getattr(load({name: text}, {}).settings, name) == value
-    assert getattr(load({}, {f"RELAYD_{name.upper()}": text}).settings, name) == value
+    more = NOT_ALONE.get(name, {})
+    assert getattr(load({name: text, **more}, {}).settings, name) == value
+    assert getattr(load(more, {f"RELAYD_{name.upper()}": text}).settings, name) == value
     assert getattr(Settings(), name) != value
 
 
@@ -50,8 +57,11 @@ def test_a_flag_wins_over_its_variable(name: str) -> None:
         "log_level": "error",
         "log_format": "json",
         "admin_socket": "off",
+        "tls_cert": "/other.pem",
+        "tls_key": "/other.pem",
     }.get(name, "9")
-    assert getattr(load({name: text}, {f"RELAYD_{name.upper()}": other}).settings, name) == value
+    more = NOT_ALONE.get(name, {})
+    assert getattr(load({name: text, **more}, {f"RELAYD_{name.upper()}": other}).settings, name) == value
 
 
 def test_every_setting_is_in_the_table() -> None:

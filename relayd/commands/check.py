@@ -8,6 +8,7 @@ from typing import Final
 from attrs import fields
 
 from relayd.configuration import BadSetting, load
+from relayd.edge.certificates import BadCertificate, read_certificate
 from relayd.flags import add_settings, given
 from relayd.settings import Settings, flag_of, shown
 
@@ -25,7 +26,9 @@ def run(options: argparse.Namespace) -> int:
     """Print the settings that ``relayd`` with these flags would have."""
     try:
         loaded = load(given(options), os.environ)
-    except BadSetting as refusal:
+        if loaded.settings.tls_cert:
+            read_certificate(loaded.settings.tls_cert, loaded.settings.tls_key)
+    except (BadSetting, BadCertificate) as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2
     rows = [

@@ -9,6 +9,7 @@ from contextlib import suppress
 from typing import Final, NoReturn
 
 import trio
+from attrs import evolve
 
 from relayd.edge.stream import PlainStream
 from relayd.ops.events import AcceptPaused, Emit
@@ -67,7 +68,7 @@ async def open_listener(address: Address, flag: str = "--listen") -> Listener:
             return Listener(_listening(_bind_unix(address.path)), address)
         sock = await _bind_tcp(address)
         port = sock.getsockname()[1]
-        return Listener(_listening(sock), Address(address.host, port))
+        return Listener(_listening(sock), evolve(address, port=port))
     except OSError as error:
         raise CannotListen(f"cannot listen on {address}: {_explained(error, flag)}") from None
 

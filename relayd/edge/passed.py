@@ -10,7 +10,7 @@ import stat
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from typing import Final
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from relayd.edge.listener import CannotListen, Listener
 from relayd.settings import Address
@@ -102,7 +102,8 @@ def _adopt(descriptor: int, address: Address) -> Listener:
     else:
         sock.setblocking(False)
         sock.set_inheritable(False)
-        return Listener(sock, _bound_address(sock), passed_as=address.fd)
+        bound = evolve(_bound_address(sock), tls=address.tls, proxy=address.proxy)
+        return Listener(sock, bound, passed_as=address.fd)
     sock.detach()
     raise CannotListen(f"cannot listen on {address}: {wrong}")
 

@@ -45,6 +45,9 @@ _CLAIMS: Final[dict[type[Event], str]] = {
 }
 
 
+_HANDSHAKES: Final = {"TLSv1.2": "ok", "TLSv1.3": "ok", "TIMEOUT": "timeout", "HUNG_UP": "hung_up"}
+
+
 class Traffic:
     """Frames and bytes by direction, such as ``from_phone`` and ``to_binary``."""
 
@@ -116,6 +119,8 @@ class Tally:
         self.drops: Counter[str] = Counter()
         #: By kind, side and code, one of `CODES` or "other".
         self.closes: Counter[tuple[Kind, str, str]] = Counter()
+        #: TLS handshakes by outcome: "ok", "timeout", "hung_up" or "failed".
+        self.handshakes: Counter[str] = Counter()
         self.grace_expiries = 0
         self.accept_pauses = 0
         self.internal_errors = 0
@@ -151,6 +156,10 @@ class Tally:
                 self.accept_pauses += 1
             case InternalError():
                 self.internal_errors += 1
+
+    def count_handshake(self, outcome: str) -> None:
+        """Count a TLS handshake: ``outcome`` is the version agreed upon, or why there is none."""
+        self.handshakes[_HANDSHAKES.get(outcome, "failed")] += 1
 
     def count_ended(self, connection: WebSocket) -> None:
         """Keep what ``connection`` has carried, and how it ended."""

@@ -132,6 +132,43 @@ class AdminUnavailable(Event):
 
 
 @frozen
+class CertificateLoaded(Event):
+    """A certificate was read from its file: at the start, on SIGHUP, or because the file had changed."""
+
+    message_id: ClassVar[str] = "e1b3ebe7753c7581f37bbb9f0c31099a"
+    message: ClassVar[str] = "certificate {file} loaded, until {expires}, for {names}"
+    file: str
+    expires: str
+    """The end of its life, such as 2027-01-31T12:00:00Z, or "has expired"."""
+    names: str
+    """What it is for, separated by commas."""
+
+
+@frozen
+class CertificateRefused(Event):
+    """A certificate that was read again is of no use: the one before it stays in force."""
+
+    level: ClassVar[Level] = "error"
+    message_id: ClassVar[str] = "50156ad38482ff5974e9682a5bbef101"
+    message: ClassVar[str] = "certificate refused, so the one before stays: {error}"
+    error: str
+    """The line that a start would have ended with."""
+
+
+@frozen
+class TlsRefused(Event):
+    """A TLS handshake failed: the client spoke no TLS, or none that is still safe, or took too long."""
+
+    level: ClassVar[Level] = "debug"
+    limit: ClassVar[Limit | None] = FAULTS
+    message_id: ClassVar[str] = "db90b291181ca8920e8e38fc4ec7714f"
+    message: ClassVar[str] = "TLS handshake with {remote} failed: {reason}"
+    remote: str
+    reason: str
+    """OpenSSL's name for it, or TIMEOUT."""
+
+
+@frozen
 class OperatorClosed(Event):
     """Somebody at the admin socket closed a phone's connection, with 1001."""
 

@@ -57,6 +57,10 @@ class Watched(Protocol):
     def draining(self) -> bool:
         """Whether upgrades are refused."""
 
+    @property
+    def certificate_end(self) -> float | None:
+        """When the first certificate ends, in seconds since 1970; None without TLS."""
+
 
 @frozen
 class Survey:
@@ -148,9 +152,15 @@ def _one(read: Callable[[Watched], int]) -> Callable[[Survey], Values]:
     return lambda survey: [((), read(survey.relay))]
 
 
+def _certificate_end(survey: Survey) -> Values:
+    end = survey.relay.certificate_end
+    return [] if end is None else [((), end)]
+
+
 _KINDS: Final[tuple[Kind, ...]] = ("binary", "phone")
 _OWN_CODES: Final = ("1001", "1002", "1007", "1008", "1009", "1011", "4404", "4409", "4429")
 _STATUSES: Final = ("101", "200", "400", "404", "405", "408", "426", "431", "503")
+_HANDSHAKES: Final = ("ok", "failed", "hung_up", "timeout")
 _DIRECTIONS: Final = ("from_binary", "to_binary", "from_phone", "to_phone")
 _CLAIMS: Final = ("claimed", "reclaimed", "took_over", "refused")
 _REGISTRATIONS: Final = ("registered", "no_server", "too_many_phones")
@@ -259,6 +269,19 @@ FAMILIES: Final = (
         "histogram",
         "How late a task wakes that wants to wake every 0.25 s: how long the loop is busy with others.",
         lambda survey: survey.relay.tally.loop_lag,
+    ),
+    Family(
+        "relayd_tls_handshakes_total",
+        "counter",
+        "TLS handshakes by outcome. hung_up: the client left before it was done.",
+        lambda survey: _each(_HANDSHAKES, survey.relay.tally.handshakes),
+        {"outcome": _HANDSHAKES},
+    ),
+    Family(
+        "relayd_certificate_expiry_timestamp_seconds",
+        "gauge",
+        "When the first of the certificates in force ends, in seconds since 1970; only there with TLS.",
+        _certificate_end,
     ),
     Family(
         "relayd_accept_pauses_total",

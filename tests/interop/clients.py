@@ -1,9 +1,11 @@
 """Drives the clients of other languages: programs that are told what to do, and tell what happens."""
 
 import json
+import os
 import shutil
 import subprocess
 from collections import defaultdict
+from collections.abc import Mapping
 from itertools import count
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -24,8 +26,10 @@ LANGUAGES: Final = ("node", "go")
 class Program:
     """A running program, and the peers in it."""
 
-    def __init__(self, *command: str) -> None:
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def __init__(self, *command: str, env: Mapping[str, str] | None = None) -> None:
+        self.process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, **(env or {})}
+        )
         self._events: dict[str, SimpleQueue[dict[str, Any]]] = defaultdict(SimpleQueue)
         self._numbers = count()
         self._reader = Thread(target=self._read)
@@ -117,8 +121,9 @@ class Peer:
         return event["code"], event["reason"]
 
 
-def start_program(language: str) -> Program:
-    """Install or build what is missing, and start."""
+def start_program(language: str, ca_file: Path | None = None) -> Program:
+    """Install or build what is missing, and start; with ``ca_file``, it trusts the CA there."""
+    env = {} if ca_file is None else {"NODE_EXTRA_CA_CERTS": str(ca_file), "SSL_CERT_FILE": str(ca_file)}
     if language == "node":
         node, npm = _tool("node", "Debian's nodejs, 18 or later"), _tool("npm", "Debian's npm")
         installed = HERE / "node/node_modules/.package-lock.json"
@@ -127,11 +132,11 @@ def start_program(language: str) -> Program:
             or installed.stat().st_mtime < (HERE / "node/package-lock.json").stat().st_mtime
         ):
             subprocess.run([npm, "ci", "--silent", "--no-audit", "--no-fund"], cwd=HERE / "node", check=True)
-        return Program(node, str(HERE / "node/client.js"))
+        return Program(node, str(HERE / "node/client.js"), env=env)
     go = _tool("go", "Go 1.24 or later, https://go.dev/dl")
     target = TOOLS / "interop-client"
     subprocess.run([go, "build", "-o", str(target), "."], cwd=HERE / "go", check=True)
-    return Program(str(target))
+    return Program(str(target), env=env)
 
 
 def _tool(name: str, what: str) -> str:

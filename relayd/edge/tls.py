@@ -1,0 +1,229 @@
+"""TLS on a connection: OpenSSL between two buffers, so that it tries and waits as a plain one does."""
+
+import ssl
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from typing import Final
+
+import trio
+
+from relayd.edge.stream import PlainStream, Stream
+from relayd.wire.client_hello import BadClientHello, ClientHello, parse_client_hello
+
+__all__ = ["TlsFailed", "TlsStream", "accept_tls"]
+
+_RECORD: Final = 16 * 1024
+"""Most bytes in one record (RFC 8446, section 5.1), and so in one read."""
+
+_AT_ONCE: Final = 64 * 1024
+"""Bytes encrypted before the socket is tried: enough for one system call, little to hold if it takes none."""
+
+_MOST_UNSENT: Final = 64 * 1024
+"""Bytes that TLS itself may owe to a peer that does not read: beyond it, he asks for new keys without end."""
+
+
+class TlsFailed(Exception):
+    """There will be no TLS on this connection."""
+
+    def __init__(self, reason: str) -> None:
+        """``reason`` is OpenSSL's, such as ``UNSUPPORTED_PROTOCOL``, or ``HUNG_UP``."""
+        super().__init__(reason)
+        self.reason = reason
+
+
+class TlsStream(Stream):
+    """TLS above a plain stream, its handshake done.
+
+    What has been encrypted must go out, and in this order. If the socket takes only part of it, all but the
+    last byte of it counts as sent: so whoever sends knows that he is in the middle of a frame, and comes back.
+    """
+
+    __slots__ = ("_below", "_ciphertext", "_incoming", "_object", "_outgoing", "_owed", "_ready", "_shut")
+
+    def __init__(
+        self, below: PlainStream, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+    ) -> None:
+        self._below = below
+        self._object = tls
+        self._incoming = incoming
+        self._outgoing = outgoing
+        # Of what came out of OpenSSL, what the socket has not taken yet.
+        self._ciphertext = b""
+        # Bytes, one at most, that are encrypted and were not counted as sent.
+        self._owed = 0
+        # There is more to receive than what was asked for, or the end: nothing to wait for.
+        self._ready = False
+        self._shut = False
+
+    @property
+    def protocol(self) -> str | None:
+        """What both sides agreed to speak (ALPN)."""
+        return self._object.selected_alpn_protocol()
+
+    @property
+    def version(self) -> str:
+        """Such as ``TLSv1.3``."""
+        return self._object.version() or ""
+
+    def try_receive(self, size: int) -> bytes | None:
+        if self._shut:
+            return self._below.try_receive(size)
+        parts: list[bytes] = []
+        self._ready = True
+        while size:
+            try:
+                data = self._object.read(min(size, _RECORD))
+            except ssl.SSLWantReadError:
+                received = None if parts else self._below.try_receive(size)
+                if received is None:
+                    self._ready = False
+                    break
+                if received:
+                    self._incoming.write(received)
+                else:
+                    self._incoming.write_eof()
+                continue
+            except ssl.SSLError:
+                data = b""
+            if not data:
+                # Behind what was decrypted, if there is any: then the end comes again.
+                return b"".join(parts)
+            parts.append(data)
+            size -= len(data)
+        # Keys that the peer wants renewed, and tickets: not urgent, so not waited for.
+        with suppress(OSError):
+            if not self._all_out() and len(self._ciphertext) > _MOST_UNSENT:
+                return b""
+        return b"".join(parts) or None
+
+    def try_send(self, frames: Sequence[bytes | memoryview]) -> int:
+        if not self._all_out():
+            return 0
+        sent, encrypted = 0, self._owed
+        self._owed = 0
+        for batch in _batches(frames):
+            self._encrypt(memoryview(batch)[encrypted:])
+            encrypted = 0
+            sent += len(batch)
+            if not self._all_out():
+                self._owed = 1
+                return sent - 1
+        return sent
+
+    async def wait_readable(self) -> None:
+        if self._ready:
+            await trio.lowlevel.checkpoint()
+        else:
+            await self._below.wait_readable()
+
+    async def wait_writable(self) -> None:
+        await self._below.wait_writable()
+
+    def unacknowledged(self) -> int:
+        return self._below.unacknowledged() + len(self._ciphertext)
+
+    def hung_up(self) -> bool:
+        return self._below.hung_up()
+
+    async def send_eof(self) -> None:
+        self._say_goodbye()
+        await self._below.send_all(self._take_ciphertext())
+        await self._below.send_eof()
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._say_goodbye()
+            self._all_out()
+            # The peer's own goodbye: with bytes left unread, the kernel would reset the connection instead.
+            self._below.try_receive(_RECORD)
+        self._below.close()
+
+    def _say_goodbye(self) -> None:
+        """The close_notify alert (RFC 8446, section 6.1), once."""
+        if not self._shut:
+            self._shut = True
+            with suppress(ssl.SSLError):
+                # It wants to wait for the peer's, which says nothing that we would not see otherwise.
+                self._object.unwrap()
+
+    def _encrypt(self, data: memoryview) -> None:
+        while data:
+            data = data[self._object.write(data) :]
+
+    def _all_out(self) -> bool:
+        """Send what is encrypted; whether the socket has taken all. Raises OSError if the peer is gone."""
+        self._ciphertext = self._take_ciphertext()
+        if self._ciphertext:
+            self._ciphertext = self._ciphertext[self._below.try_send([self._ciphertext]) :]
+        return not self._ciphertext
+
+    def _take_ciphertext(self) -> bytes:
+        taken, self._ciphertext = self._ciphertext + self._outgoing.read(), b""
+        return taken
+
+
+async def accept_tls(
+    below: PlainStream, choose: Callable[[ClientHello | None], ssl.SSLContext], *, look: bool
+) -> TlsStream:
+    """Do the server's part of a TLS handshake on ``below``. Raises `TlsFailed`; cancelled, ``below`` is spoilt.
+
+    ``choose`` is told what the client asks for: nothing that could be understood, or, unless we are to
+    ``look`` at it, nothing at all.
+    """
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    hello = await _look_at_hello(below, incoming) if look else None
+    tls = choose(hello).wrap_bio(incoming, outgoing, server_side=True)
+    while True:
+        try:
+            tls.do_handshake()
+        except ssl.SSLWantReadError:
+            await _send(below, outgoing)
+            received = await below.receive_some(_RECORD)
+            if not received:
+                raise TlsFailed("HUNG_UP") from None
+            incoming.write(received)
+        except ssl.SSLError as error:
+            # The alert says why.
+            await _send(below, outgoing)
+            raise TlsFailed(error.reason or "PROTOCOL_ERROR") from None
+        else:
+            await _send(below, outgoing)
+            return TlsStream(below, tls, incoming, outgoing)
+
+
+async def _look_at_hello(below: PlainStream, incoming: ssl.MemoryBIO) -> ClientHello | None:
+    """What the client asks for, with all that was read in ``incoming``."""
+    received = b""
+    while True:
+        data = await below.receive_some(_RECORD)
+        if not data:
+            raise TlsFailed("HUNG_UP")
+        incoming.write(data)
+        received += data
+        try:
+            hello = parse_client_hello(received)
+        except BadClientHello:
+            return None
+        if hello is not None:
+            return hello
+
+
+async def _send(below: PlainStream, outgoing: ssl.MemoryBIO) -> None:
+    try:
+        await below.send_all(outgoing.read())
+    except trio.BrokenResourceError:
+        raise TlsFailed("HUNG_UP") from None
+
+
+def _batches(frames: Sequence[bytes | memoryview]) -> Iterator[bytes]:
+    """``frames`` joined to at least `_AT_ONCE` bytes each time, but for the last."""
+    batch: list[bytes | memoryview] = []
+    size = 0
+    for frame in frames:
+        batch.append(frame)
+        size += len(frame)
+        if size >= _AT_ONCE:
+            yield b"".join(batch)
+            batch, size = [], 0
+    if batch:
+        yield b"".join(batch)

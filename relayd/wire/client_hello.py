@@ -1,0 +1,115 @@
+"""What a TLS client asks for before anything is encrypted: a name and protocols (RFC 8446, section 4.1.2).
+
+Which certificate a client gets depends on it, and OpenSSL, as Python has it, shows the name alone. The
+bytes are OpenSSL's all the same: here they are looked at, there they are judged.
+"""
+
+from typing import Final
+
+from attrs import frozen
+
+__all__ = ["BadClientHello", "ClientHello", "parse_client_hello"]
+
+MOST_BYTES: Final = 16 * 1024
+"""Of the message. Real ones have less than 2 KiB, those with post-quantum keys included."""
+
+_HANDSHAKE: Final = 22
+_RECORD_HEADER: Final = 5
+_LARGEST_RECORD: Final = 16 * 1024
+_CLIENT_HELLO: Final = 1
+_SERVER_NAME: Final = 0
+_HOST_NAME: Final = 0
+_ALPN: Final = 16
+
+
+class BadClientHello(Exception):
+    """These bytes do not begin with a ClientHello."""
+
+
+@frozen
+class ClientHello:
+    """What of it is of interest."""
+
+    server_name: str = ""
+    """In lower case (RFC 6066, section 3); empty if there is none."""
+    protocols: tuple[bytes, ...] = ()
+    """What the client can speak, the best first (ALPN, RFC 7301)."""
+
+
+def parse_client_hello(received: bytes) -> ClientHello | None:
+    """The ClientHello that ``received`` begins with; None while it is not whole. Raises `BadClientHello`."""
+    message = b""
+    rest = received
+    while len(message) < 4 or len(message) < 4 + int.from_bytes(message[1:4]):
+        if rest[:1] not in (b"", bytes([_HANDSHAKE])):
+            raise BadClientHello
+        if len(rest) < _RECORD_HEADER:
+            return None
+        length = int.from_bytes(rest[3:5])
+        if not 0 < length <= _LARGEST_RECORD:
+            raise BadClientHello
+        message += rest[_RECORD_HEADER : _RECORD_HEADER + length]
+        if message[:1] not in (b"", bytes([_CLIENT_HELLO])) or int.from_bytes(message[1:4]) > MOST_BYTES:
+            raise BadClientHello
+        if len(rest) < _RECORD_HEADER + length:
+            return None
+        rest = rest[_RECORD_HEADER + length :]
+    return _parse_body(_Bytes(message[4 : 4 + int.from_bytes(message[1:4])]))
+
+
+class _Bytes:
+    """Bytes, taken from the front."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def __bool__(self) -> bool:
+        return bool(self._data)
+
+    def take(self, count: int) -> bytes:
+        if count > len(self._data):
+            raise BadClientHello
+        taken, self._data = self._data[:count], self._data[count:]
+        return taken
+
+    def number(self, size: int) -> int:
+        return int.from_bytes(self.take(size))
+
+    def vector(self, size: int) -> "_Bytes":
+        """What stands behind its own length, a number of ``size`` bytes."""
+        return _Bytes(self.take(self.number(size)))
+
+    def rest(self) -> bytes:
+        return self.take(len(self._data))
+
+
+def _parse_body(body: _Bytes) -> ClientHello:
+    body.take(2 + 32)  # legacy_version, random
+    body.vector(1)  # legacy_session_id
+    body.vector(2)  # cipher_suites
+    body.vector(1)  # legacy_compression_methods
+    server_name = ""
+    protocols: tuple[bytes, ...] = ()
+    extensions = body.vector(2) if body else _Bytes(b"")
+    while extensions:
+        kind, content = extensions.number(2), extensions.vector(2)
+        if kind == _SERVER_NAME:
+            server_name = _parse_names(content.vector(2))
+        elif kind == _ALPN:
+            protocols = _parse_protocols(content.vector(2))
+    return ClientHello(server_name, protocols)
+
+
+def _parse_names(names: _Bytes) -> str:
+    while names:
+        kind, name = names.number(1), names.vector(2)
+        if kind == _HOST_NAME:
+            return name.rest().decode("ascii", "replace").lower()
+    return ""
+
+
+def _parse_protocols(names: _Bytes) -> tuple[bytes, ...]:
+    found: list[bytes] = []
+    while names:
+        found.append(names.vector(1).rest())
+    return tuple(found)
