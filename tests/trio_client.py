@@ -153,7 +153,7 @@ async def relay_under_test(**settings: Any) -> AsyncIterator[RelayUnderTest]:
     under_test = RelayUnderTest(**settings)
     async with trio.open_nursery() as nursery:
         addresses = await nursery.start(under_test.relay.serve)
-        under_test.port = int(addresses[0].rpartition(":")[2])
+        under_test.port = int(addresses[0].rpartition(":")[2].partition("+")[0])
         try:
             yield under_test
         finally:

@@ -182,6 +182,8 @@ def _read(name: str, what: str, *, secret: bool = False) -> bytes:
     try:
         with open(name, "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
+            if not stat.S_ISREG(mode):
+                raise BadCertificate(f"{name}: is no file")
             if secret and mode & stat.S_IRWXO:
                 raise BadCertificate(f"{name}: others can read this {what}; mend it with: chmod o= {name}")
             return file.read()

@@ -18,8 +18,8 @@ _RECORD: Final = 16 * 1024
 _AT_ONCE: Final = 64 * 1024
 """Bytes encrypted before the socket is tried: enough for one system call, little to hold if it takes none."""
 
-_MOST_UNSENT: Final = 64 * 1024
-"""Bytes that TLS itself may owe to a peer that does not read: beyond it, he asks for new keys without end."""
+_MOST_REPLIES: Final = 64 * 1024
+"""Bytes that TLS itself may owe a peer that does not read: beyond it, he only wants to be answered."""
 
 
 class TlsFailed(Exception):
@@ -38,7 +38,17 @@ class TlsStream(Stream):
     last byte of it counts as sent: so whoever sends knows that he is in the middle of a frame, and comes back.
     """
 
-    __slots__ = ("_below", "_ciphertext", "_incoming", "_object", "_outgoing", "_owed", "_ready", "_shut")
+    __slots__ = (
+        "_below",
+        "_ciphertext",
+        "_incoming",
+        "_object",
+        "_outgoing",
+        "_owed",
+        "_ready",
+        "_replies",
+        "_shut",
+    )
 
     def __init__(
         self, below: PlainStream, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
@@ -51,6 +61,8 @@ class TlsStream(Stream):
         self._ciphertext = b""
         # Bytes, one at most, that are encrypted and were not counted as sent.
         self._owed = 0
+        # Of the ciphertext, bytes that nobody but the peer's TLS has asked for.
+        self._replies = 0
         # There is more to receive than what was asked for, or the end: nothing to wait for.
         self._ready = False
         self._shut = False
@@ -90,9 +102,12 @@ class TlsStream(Stream):
                 return b"".join(parts)
             parts.append(data)
             size -= len(data)
-        # Keys that the peer wants renewed, and tickets: not urgent, so not waited for.
-        with suppress(OSError):
-            if not self._all_out() and len(self._ciphertext) > _MOST_UNSENT:
+        if self._outgoing.pending:
+            # Warnings, for one of each renegotiation that was refused: not urgent, so not waited for.
+            self._replies += self._outgoing.pending
+            with suppress(OSError):
+                self._all_out()
+            if self._replies > _MOST_REPLIES:
                 return b""
         return b"".join(parts) or None
 
@@ -155,7 +170,10 @@ class TlsStream(Stream):
         self._ciphertext = self._take_ciphertext()
         if self._ciphertext:
             self._ciphertext = self._ciphertext[self._below.try_send([self._ciphertext]) :]
-        return not self._ciphertext
+        if self._ciphertext:
+            return False
+        self._replies = 0
+        return True
 
     def _take_ciphertext(self) -> bytes:
         taken, self._ciphertext = self._ciphertext + self._outgoing.read(), b""
@@ -215,15 +233,19 @@ async def _send(below: PlainStream, outgoing: ssl.MemoryBIO) -> None:
         raise TlsFailed("HUNG_UP") from None
 
 
-def _batches(frames: Sequence[bytes | memoryview]) -> Iterator[bytes]:
-    """``frames`` joined to at least `_AT_ONCE` bytes each time, but for the last."""
+def _batches(frames: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """``frames`` in pieces of at most `_AT_ONCE` bytes, none of which ends with the first byte of a frame."""
     batch: list[bytes | memoryview] = []
     size = 0
     for frame in frames:
-        batch.append(frame)
-        size += len(frame)
-        if size >= _AT_ONCE:
+        if size + len(frame) > _AT_ONCE and batch:
             yield b"".join(batch)
             batch, size = [], 0
+        if len(frame) > _AT_ONCE:
+            for start in range(0, len(frame), _AT_ONCE):
+                yield memoryview(frame)[start : start + _AT_ONCE]
+        else:
+            batch.append(frame)
+            size += len(frame)
     if batch:
         yield b"".join(batch)

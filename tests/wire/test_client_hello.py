@@ -1,0 +1,80 @@
+"""What a TLS client asks for, read from real ClientHellos and from what is none."""
+
+import contextlib
+import ssl
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relayd.wire.client_hello import BadClientHello, ClientHello, parse_client_hello
+
+
+def hello(server_name: str | None, protocols: list[str]) -> bytes:
+    """What OpenSSL says first."""
+    context = ssl.create_default_context()
+    if protocols:
+        context.set_alpn_protocols(protocols)
+    context.check_hostname = server_name is not None
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = context.wrap_bio(incoming, outgoing, server_hostname=server_name)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
+
+
+def in_records(data: bytes, size: int) -> bytes:
+    """The same handshake message, in records of ``size`` bytes."""
+    message = data[5:]
+    parts = [message[start : start + size] for start in range(0, len(message), size)]
+    return b"".join(data[:3] + len(part).to_bytes(2, "big") + part for part in parts)
+
+
+@pytest.mark.parametrize(
+    ("server_name", "protocols"),
+    [(None, []), ("Relay.example.org", []), ("relay.example.org", ["http/1.1"]), ("a.b", ["acme-tls/1", "h2"])],
+)
+def test_name_and_protocols_of_a_real_client_are_found_and_not_before_all_of_it_is_there(
+    server_name: str | None, protocols: list[str]
+) -> None:
+    data = hello(server_name, protocols)
+    found = ClientHello((server_name or "").lower(), tuple(name.encode() for name in protocols))
+    assert parse_client_hello(data) == found
+    assert parse_client_hello(data + b"\x14\x03\x03\0\x01\x01") == found
+    for end in range(len(data)):
+        assert parse_client_hello(data[:end]) is None
+
+
+@pytest.mark.parametrize("size", [1, 3, 100])
+def test_client_hello_may_come_in_several_records(size: int) -> None:
+    assert parse_client_hello(in_records(hello("a.b", ["x"]), size)) == ClientHello("a.b", (b"x",))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.1\r\n\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 2\r\n",
+        b"\x16\x03\x01\0\0",  # an empty record
+        b"\x16\x03\x01\x40\x01",  # a record that is too large
+        b"\x16\x03\x01\0\x04\x02\0\0\0",  # a ServerHello
+        b"\x16\x03\x01\0\x04\x01\xff\xff\xff",  # too long a message
+        b"\x16\x03\x01\0\x05\x01\0\0\x01\x03",  # too short a message
+        b"\x15\x03\x01\0\x02\x01\0",  # an alert
+    ],
+)
+def test_what_is_no_client_hello_is_refused(data: bytes) -> None:
+    with pytest.raises(BadClientHello):
+        parse_client_hello(data)
+
+
+REAL = hello("relay.example.org", ["http/1.1", "acme-tls/1"])
+
+
+@given(st.binary(max_size=400), st.integers(0, 400), st.booleans())
+def test_no_bytes_whatever_raise_anything_else(data: bytes, place: int, splice: bool) -> None:
+    if splice:
+        place %= len(REAL)
+        data = REAL[:place] + data + REAL[place + len(data) :]
+    with contextlib.suppress(BadClientHello):
+        parse_client_hello(data)
