@@ -12,6 +12,8 @@ from relayd.ops.lines import as_json, as_text
 from tests.ops.examples import HOSTILE, example
 
 UNLIMITED = {
+    "certificate_loaded",
+    "certificate_refused",
     "listening",
     "metrics_listening",
     "admin_listening",

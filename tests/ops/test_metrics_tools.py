@@ -9,6 +9,7 @@ from shutil import which
 from typing import Any
 
 import pytest
+import trustme
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
@@ -35,9 +36,16 @@ def curl(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture(scope="module")
 def metered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
-    """A daemon that serves metrics on a free port."""
-    with relay_factory(tmp_path_factory.mktemp("relay")) as start:
-        yield start("--metrics-listen", "0")
+    """A daemon that serves metrics on a free port, and speaks TLS on one of its listeners."""
+    directory = tmp_path_factory.mktemp("relay")
+    pair = trustme.CA().issue_cert("relay.example.org")
+    pair.cert_chain_pems[0].write_to_path(directory / "cert.pem")
+    pair.private_key_pem.write_to_path(directory / "key.pem")
+    (directory / "key.pem").chmod(0o600)
+    flags = ("--tls-cert", str(directory / "cert.pem"), "--tls-key", str(directory / "key.pem"))
+    listen = ("--listen", "127.0.0.1:0+plain", "--listen", f"unix:{directory}/tls.sock")
+    with relay_factory(directory) as start:
+        yield start("--metrics-listen", "0", *flags, *listen)
 
 
 def scrape(relay: RelayProcess, *arguments: str) -> str:
