@@ -50,6 +50,8 @@ def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"{totals[f'frames_{name}']:,}, {size(totals[f'bytes_{name}'])}"
             + (f", over {_counted(totals['connections'], 'connection')}" if name == "in" else ""),
         )
+    opened, limit = status["descriptors"]["open"], status["descriptors"]["limit"]
+    yield "open files", f"{'?' if opened is None else f'{opened:,}'} of {limit:,}"
     settings = ", ".join(f"{name} {value}" for name, value in status["settings"].items())
     yield "settings", settings or "the defaults"
 

@@ -20,6 +20,7 @@ from attrs import fields
 
 from relayd import __version__
 from relayd.edge.connection import WebSocket
+from relayd.edge.descriptors import descriptor_limit, open_descriptors
 from relayd.edge.listener import CannotListen, Listener, open_private_listener
 from relayd.edge.request import JSON_HEADERS, Answer, Request, encode_head, hang_up, read_request, send_answer
 from relayd.edge.stream import PlainStream
@@ -106,7 +107,7 @@ class Admin:
         self._open = 0
 
     async def handle(self, stream: PlainStream) -> None:
-        """One connection, from its request to its answer."""
+        """One connection, from its request to its answer. Closes it in the turn in which this returns."""
         if self._open >= _MOST_CONNECTIONS:
             stream.close()
             return
@@ -117,6 +118,7 @@ class Admin:
                     await self._serve(stream, nursery)
         finally:
             self._open -= 1
+            # Without a checkpoint: its descriptor may be the reserve's.
             stream.close()
 
     async def _serve(self, stream: PlainStream, nursery: trio.Nursery) -> None:
@@ -210,6 +212,7 @@ class Admin:
                 "connections": len(relay.connections),
             },
             "in_grace": registry.graces,
+            "descriptors": {"open": open_descriptors(), "limit": descriptor_limit()},
             "totals": {"connections": accepted, **_summed(carried)},
             "settings": {
                 flag_of(attribute.name): shown(value)
