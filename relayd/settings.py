@@ -275,7 +275,7 @@ class Settings:
         accepted="one of auto, text, json, journal",
         metavar="FORMAT",
         help="auto (the journal if stderr leads there, text on a terminal, JSON lines elsewhere), text, json "
-        "or journal",
+        "or journal (auto, with a warning, where no journal is)",
     )
     admin_socket: str = _setting(
         "auto",

@@ -17,6 +17,7 @@ from relayd.ops.events import (
     CHURN,
     FAULTS,
     ClaimRefused,
+    Level,
     Listening,
     PhoneRefused,
     ReloadRefused,
@@ -189,3 +190,23 @@ def test_text_in_a_file_has_no_colour(tmp_path: Path) -> None:
     line = (tmp_path / "log").read_text()
     assert line.endswith(' error   reload_refused error="max-phones: it is 0"\n')
     assert line[:-1].isprintable()
+
+
+@pytest.mark.parametrize("level", ["info", "error"])
+def test_where_no_journal_is_the_first_entry_says_so_and_entries_go_to_standard_error(
+    tmp_path: Path, level: Level
+) -> None:
+    path = tmp_path / "log"
+    with path.open("w") as file:
+        log = Log(
+            file.fileno(),
+            level=level,
+            log_format="journal",
+            environment={},
+            journal_socket=str(tmp_path / "none"),
+        )
+    with closing(log):
+        log.emit(ReloadRefused("max-phones: it is 0"))
+    first, second = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (first["event"], first["path"]) == ("journal_unavailable", str(tmp_path / "none"))
+    assert second["event"] == "reload_refused"
