@@ -76,7 +76,10 @@ class Relay:
         self._passed = PassedSockets() if passed is None else passed
         #: Of accepting from passed sockets. That ends as a drain begins.
         self._passed_scopes: list[trio.CancelScope] = []
+        #: Around all that `drain` ends.
         self._scope = trio.CancelScope()
+        self._unfinished = 0
+        self._ended = trio.Event()
         self.registry = Registry(
             grace=settings.grace,
             probe_timeout=settings.probe_timeout,
@@ -92,6 +95,15 @@ class Relay:
 
         Raises `relayd.edge.listener.CannotListen`, in a group if the listener fails later on.
         """
+        try:
+            await self._serve(task_status)
+            if self._scope.cancelled_caught:
+                # Behind whatever those had to say that were cut off.
+                self.emit(Stopped(self._unfinished))
+        finally:
+            self._ended.set()
+
+    async def _serve(self, task_status: trio.TaskStatus[Sequence[str]]) -> None:
         with ExitStack() as stack:
             listeners: list[Listener] = []
             # Passed ones first, while no descriptor of ours can be taken for one.
@@ -139,8 +151,9 @@ class Relay:
                 await self._let_arrive()
             while self.connections:
                 await self._connection_ended.park()
-        self.emit(Stopped(len(self.connections)))
+        self._unfinished = len(self.connections)
         self._scope.cancel()
+        await self._ended.wait()
 
     @property
     def refusing(self) -> bool:
@@ -279,6 +292,7 @@ async def run(
     cannot be opened, or fails.
     """
     status = 0
+    refusal = ""
     prepare_process()
 
     def emit(event: Event) -> None:
@@ -287,8 +301,8 @@ async def run(
             manager.stopping(counts(), relay.settings.drain_timeout)
 
     def counts() -> str:
-        registry = relay.registry
-        return status_of(registry.connected_binaries, registry.connected_phones, draining=relay.draining)
+        binaries, phones = relay.registry.connected_binaries, relay.registry.connected_phones
+        return status_of(binaries, phones, draining=relay.draining, refusal=refusal)
 
     relay = Relay(settings, emit, passed)
 
@@ -297,13 +311,13 @@ async def run(
         nursery.cancel_scope.cancel()
 
     async def obey(signals: AsyncIterator[int]) -> None:
-        nonlocal status
+        nonlocal status, refusal
         ending = False
         async with trio.open_nursery() as draining:
             async for number in signals:
                 if number == signal.SIGHUP:
-                    with manager.reloading():
-                        _reload(relay, log, reread)
+                    with manager.reloading(counts):
+                        refusal = _reload(relay, log, reread)
                 elif ending:
                     status = 128 + number
                     nursery.cancel_scope.cancel()
@@ -326,17 +340,19 @@ async def run(
     return status
 
 
-def _reload(relay: Relay, log: Log, reread: Callable[[], Settings]) -> None:
+def _reload(relay: Relay, log: Log, reread: Callable[[], Settings]) -> str:
+    """Why nothing has changed, in one line; empty if the settings were taken over."""
     try:
         settings, changed, needs_restart = reloaded(relay.settings, reread())
     except BadSetting as refusal:
         log.emit(ReloadRefused(str(refusal)))
-        return
+        return str(refusal)
     # A level that hides it is no reason to say nothing, neither the old one nor the new.
     log.level = "info"
     relay.emit(Reloaded(_names(changed), _names(needs_restart)))
     log.level = settings.log_level
     relay.apply(settings)
+    return ""
 
 
 def _names(settings: Sequence[str]) -> str:
