@@ -54,6 +54,25 @@ def test_version() -> None:
     assert (done.returncode, done.stdout) == (0, f"relayd {__version__}\n")
 
 
+@pytest.mark.parametrize(("arguments", "imported"), [([], set()), (["check", "--grace", "5"], {"check"})])
+def test_no_command_is_imported_but_the_one_that_is_asked_for(arguments: list[str], imported: set[str]) -> None:
+    # Port 65536 is refused: the relay gets no further than that.
+    script = (
+        "import sys, relayd.cli\n"
+        "relayd.cli.main(sys.argv[1:] or ['--listen', ':65536'])\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=WAIT, check=True
+    )
+    modules = set(done.stderr.splitlines()[-1].split())
+    commands = {
+        name.removeprefix("relayd.commands.") for name in modules if name.startswith("relayd.commands.")
+    }
+    assert commands == imported
+    assert not modules & {"curses", "http.client", "relayd.doctor"}
+
+
 def test_help_names_every_setting_and_the_variables() -> None:
     done = relayd("--help")
     assert done.returncode == 0

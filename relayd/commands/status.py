@@ -3,14 +3,12 @@
 import argparse
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from relayd.commands.admin_client import ask, configure_socket, socket_path
 from relayd.commands.units import duration, size
 
-__all__ = ["HELP", "configure", "run"]
-
-HELP: Final = "show what the running relayd is doing"
+__all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
