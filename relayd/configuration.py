@@ -37,8 +37,6 @@ class Loaded:
     settings: Settings
     sources: Mapping[str, str]
     """By field: "the default", "the flag --grace" and so on."""
-    file: Path | None
-    """The file that was read."""
 
 
 def load(
@@ -64,7 +62,7 @@ def load(
         except ValueError:
             raise BadSetting.value(flag_of(name), source, text, _KNOWN[name].accepted) from None
         sources[name] = source
-    return Loaded(Settings(**values), sources, read[0] if read else None)
+    return Loaded(Settings(**values), sources)
 
 
 def reloaded(old: Settings, new: Settings) -> tuple[Settings, list[str], list[str]]:

@@ -88,6 +88,10 @@ def _setting(
     return value
 
 
+_PORT_ALONE: Final = re.compile(r"(?<![^\s,])([0-9]{1,5})(?![^\s,])")
+_EVERY_ADDRESS: Final = re.compile(r"(?<![^\s,]):([0-9]{1,5})(?![^\s,])")
+
+
 def _parse_address(text: str) -> Address:
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
@@ -107,6 +111,12 @@ def _parse_address(text: str) -> Address:
 
 
 def _parse_addresses(text: str) -> tuple[Address, ...]:
+    # A port alone is one of this machine's own, as by default: who wanted all the world to reach it will
+    # miss it, but who wanted nobody to would not notice.
+    return _listed(_PORT_ALONE.sub(r"127.0.0.1:\1", text))
+
+
+def _listed(text: str) -> tuple[Address, ...]:
     addresses = tuple(_parse_address(part) for part in re.split(r"[\s,]+", text.strip()))
     if len(set(addresses)) < len(addresses):
         raise ValueError
@@ -116,9 +126,8 @@ def _parse_addresses(text: str) -> tuple[Address, ...]:
 def _parse_metrics_addresses(text: str) -> tuple[Address, ...]:
     if text.strip().lower() == "off":
         return ()
-    # Who reads them may see how busy everybody is: a port alone is a port of this machine's own.
-    local = re.sub(r"(^|[\s,]):?([0-9]{1,5})(?=$|[\s,])", r"\g<1>127.0.0.1:\2", text.strip())
-    addresses = _parse_addresses(local)
+    # Who reads them may see how busy everybody is: with a colon it is a port of this machine's own as well.
+    addresses = _parse_addresses(_EVERY_ADDRESS.sub(r"127.0.0.1:\1", text))
     if any(address.fd for address in addresses):
         raise ValueError
     return addresses
@@ -215,10 +224,11 @@ class Settings:
     listen: tuple[Address, ...] = _setting(
         (Address(host="127.0.0.1", port=8080),),
         _parse_addresses,
-        accepted="an address such as :8080, 127.0.0.1:8080, [::1]:8080, unix:/run/relayd.sock or fd:NAME, "
+        accepted="an address such as :8080, 8080, 10.0.0.5:8080, [::1]:8080, unix:/run/relayd.sock or fd:NAME, "
         "each once,",
         metavar="ADDR",
-        help="where to listen: :8080 (every address, IPv4 and IPv6), 127.0.0.1:8080, [::1]:8080 or unix:/path; "
+        help="where to listen: :8080 (every address, IPv4 and IPv6), 8080 (this machine only, 127.0.0.1), "
+        "10.0.0.5:8080, [::1]:8080 or unix:/path; "
         "port 0 takes a free one; fd:NAME or fd:3 is a socket that systemd passed on, and without --listen "
         "all that it passed are taken; give it again for more",
     )
@@ -246,7 +256,10 @@ class Settings:
         10.0, "close a peer that takes none of the bytes waiting for it for this long", live=True
     )
     drain_timeout: float = _duration(
-        10.0, "after SIGTERM or SIGINT, how long to wait for connections to close", lowest=0.0, live=True
+        10.0,
+        "after SIGTERM, SIGINT or `relayd drain`, how long to wait for connections to close",
+        lowest=0.0,
+        live=True,
     )
     max_frame_bytes: int = _count(262144, "largest message accepted", 1, 64 * 1024 * 1024, "BYTES")
     max_phones: int = _count(16, "phones that one server-id may have at a time", 1, 1_000_000, "COUNT")

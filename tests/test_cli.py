@@ -86,7 +86,7 @@ def test_help_names_every_setting_and_the_variables() -> None:
     ("flags", "named"),
     [
         (["--grace", "a\x1b\nb"], ["grace", "the flag --grace", "a\\x1b\\nb", "a number of seconds"]),
-        (["--listen", "8080"], ["listen", "the flag --listen", '"8080"', "an address such as"]),
+        (["--listen", "here"], ["listen", "the flag --listen", '"here"', "an address such as"]),
         (["--unknown"], ["--unknown"]),
     ],
 )
