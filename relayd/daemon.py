@@ -172,7 +172,8 @@ class Relay:
 
     def readiness(self) -> Mapping[str, Any]:
         """The document of ``/readyz``."""
-        status = "draining" if self.draining else "ok" if self.listening else "starting"
+        # Who asks has got through to a listener, and all of them are open before the first one accepts.
+        status = "draining" if self.draining else "ok"
         return {"status": status, "version": __version__, "uptime_seconds": int(self.uptime)}
 
     def health(self) -> Mapping[str, Any]:

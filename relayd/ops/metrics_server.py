@@ -9,8 +9,9 @@ from relayd.edge.listener import accept_connections, open_listener
 from relayd.edge.request import Answer, Request, answer_or, send_answer
 from relayd.edge.stream import PlainStream
 from relayd.edge.tally import Histogram
+from relayd.edge.watched import Watched
 from relayd.ops.events import Emit, InternalError, MetricsListening
-from relayd.ops.metrics import Metrics, Watched
+from relayd.ops.metrics import Metrics
 
 __all__ = ["serve_metrics"]
 
