@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -107,7 +107,7 @@ class Relay:
         with ExitStack() as stack:
             listeners: list[Listener] = []
             # Passed ones first, while no descriptor of ours can be taken for one.
-            for listener in self._passed.listeners(self.settings.listen):
+            for listener in self._passed.listeners(self.settings.listen, self.settings.metrics_listen):
                 stack.callback(listener.close)
                 listeners.append(listener)
             for address in self.settings.listen:
@@ -326,7 +326,13 @@ async def run(
                     ending = True
                     draining.start_soon(relay.drain, signal.Signals(number).name)
 
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with ExitStack() as stack:
+        # As in `Relay.serve`, before any descriptor of ours can be taken for one that was passed on.
+        for_metrics = [
+            stack.enter_context(closing(listener))
+            for listener in passed.listeners(settings.metrics_listen, settings.listen)
+        ]
+        signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(obey, signals)
             nursery.start_soon(log.run)
@@ -335,7 +341,7 @@ async def run(
                 # Memory and time to start that only those pay who ask for it.
                 from relayd.ops.metrics_server import serve_metrics
 
-                await nursery.start(serve_metrics, relay, relay.emit)
+                await nursery.start(serve_metrics, relay, relay.emit, for_metrics)
             manager.ready(counts())
             nursery.start_soon(manager.run, counts)
     return status

@@ -88,10 +88,6 @@ def _setting(
     return value
 
 
-_PORT_ALONE: Final = re.compile(r"(?<![^\s,])([0-9]{1,5})(?![^\s,])")
-_EVERY_ADDRESS: Final = re.compile(r"(?<![^\s,]):([0-9]{1,5})(?![^\s,])")
-
-
 def _parse_address(text: str) -> Address:
     if text.startswith("unix:"):
         path = text.removeprefix("unix:")
@@ -104,6 +100,9 @@ def _parse_address(text: str) -> Address:
         if re.fullmatch(r"[!-+\--9;-~]{1,255}", text.removeprefix("fd:")) is None:
             raise ValueError
         return Address(fd=text.removeprefix("fd:"))
+    # A port alone is one of this machine's own, as by default: who wanted all the world to reach it will
+    # miss it, but who wanted nobody to would not notice.
+    text = f"127.0.0.1:{text}" if text.isdigit() else text
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]/\s]*)):([0-9]{1,5})", text, re.ASCII)
     if match is None or int(match[3]) > 65535:
         raise ValueError
@@ -111,12 +110,6 @@ def _parse_address(text: str) -> Address:
 
 
 def _parse_addresses(text: str) -> tuple[Address, ...]:
-    # A port alone is one of this machine's own, as by default: who wanted all the world to reach it will
-    # miss it, but who wanted nobody to would not notice.
-    return _listed(_PORT_ALONE.sub(r"127.0.0.1:\1", text))
-
-
-def _listed(text: str) -> tuple[Address, ...]:
     addresses = tuple(_parse_address(part) for part in re.split(r"[\s,]+", text.strip()))
     if len(set(addresses)) < len(addresses):
         raise ValueError
@@ -126,11 +119,8 @@ def _listed(text: str) -> tuple[Address, ...]:
 def _parse_metrics_addresses(text: str) -> tuple[Address, ...]:
     if text.strip().lower() == "off":
         return ()
-    # Who reads them may see how busy everybody is: with a colon it is a port of this machine's own as well.
-    addresses = _parse_addresses(_EVERY_ADDRESS.sub(r"127.0.0.1:\1", text))
-    if any(address.fd for address in addresses):
-        raise ValueError
-    return addresses
+    # Who reads them may see how busy everybody is: behind a colon too, a port is one of this machine's own.
+    return _parse_addresses(re.sub(r"(^|[\s,]):([0-9]{1,5})(?=$|[\s,])", r"\1\2", text.strip()))
 
 
 def _seconds(lowest: float, highest: float) -> Callable[[str], float]:
@@ -235,10 +225,12 @@ class Settings:
     metrics_listen: tuple[Address, ...] = _setting(
         (),
         _parse_metrics_addresses,
-        accepted="off, or an address such as 9464, 0.0.0.0:9464, [::1]:9464 or unix:/run/m.sock, each once,",
+        accepted="off, or an address such as 9464, 0.0.0.0:9464, [::1]:9464, unix:/run/m.sock or fd:NAME, each "
+        "once,",
         metavar="ADDR",
         help="where to answer GET /metrics for Prometheus: 9464 or :9464 (this machine only), unix:/path, or "
-        "an interface's address written out: 10.0.0.5:9464, 0.0.0.0:9464 for all; give it again for more",
+        "an interface's address written out: 10.0.0.5:9464, 0.0.0.0:9464 for all; fd:NAME or fd:4 is a socket "
+        "that systemd passed on; give it again for more",
     )
     grace: float = _duration(
         30.0, "how long the phones of a binary that went away wait for it to come back", lowest=0.0

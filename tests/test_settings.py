@@ -20,6 +20,7 @@ GOOD = [
         ":1,[::1]:2 0.0.0.0:3",
         (Address("127.0.0.1", 1), Address("::1", 2), Address("0.0.0.0", 3)),
     ),
+    ("metrics_listen", "fd:metrics,unix:/run/m.sock", (Address(fd="metrics"), Address(path="/run/m.sock"))),
     *((name, "0.25", 0.25) for name in ("grace", "heartbeat_interval", "heartbeat_timeout", "probe_timeout")),
     *((name, "7", 7.0) for name in ("handshake_timeout", "message_timeout", "write_timeout", "drain_timeout")),
     ("max_frame_bytes", "1000", 1000),
@@ -83,7 +84,7 @@ def test_every_setting_is_in_the_table() -> None:
                 "unix:/" + "a" * 107,
             )
         ),
-        *(("metrics_listen", text) for text in ("", "localhost", "fd:3", ":65536", "9464,:9464", "unix:m")),
+        *(("metrics_listen", text) for text in ("", "localhost", "fd:", ":65536", "9464,:9464", "unix:m")),
         ("require_token", "maybe"),
         ("log_level", "loud"),
         ("log_format", "xml"),
@@ -192,3 +193,11 @@ def test_sockets_that_were_passed_on_are_where_to_listen_if_nobody_says() -> Non
     assert (loaded.settings.listen, loaded.sources["listen"]) == (passed, "LISTEN_FDS")
     assert load({}, {"RELAYD_LISTEN": ":0"}, passed).settings.listen == (Address("", 0),)
     assert load({"listen": "fd:4"}, {}, passed).settings.listen == (Address(fd="4"),)
+
+
+def test_a_socket_that_metrics_take_is_none_of_those_to_listen_on_if_nobody_says() -> None:
+    passed = (Address(fd="web"), Address(fd="metrics"))
+    loaded = load({"metrics_listen": "fd:metrics"}, {}, passed)
+    assert (loaded.settings.listen, loaded.sources["listen"]) == (passed[:1], "LISTEN_FDS")
+    only = load({"metrics_listen": "fd:metrics"}, {}, passed[1:])
+    assert (only.settings.listen, only.sources["listen"]) == (Settings().listen, "the default")

@@ -67,8 +67,7 @@ class Listener:
 
 async def open_listener(address: Address, flag: str = "--listen") -> Listener:
     """Bind and listen on ``address``, which is none of a socket that was passed on. Raises `CannotListen`."""
-    if address.fd:
-        raise CannotListen(f"cannot listen on {address}: only --listen takes sockets that were passed on")
+    assert not address.fd
     try:
         if address.path:
             return Listener(_listening(_bind_unix(address.path)), address)
