@@ -301,6 +301,24 @@ def test_sighup_with_a_bad_file_changes_nothing_and_says_why(start_relay: Start,
     assert relay.stop() == 0
 
 
+def test_sighup_with_a_number_of_5000_digits_is_refused_and_the_relay_lives(
+    start_relay: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "relayd.toml"
+    path.write_text("")
+    relay = start_relay("--config", str(path))
+    relay.event("listening")
+    path.write_text(f"max-phones = {'9' * 5000}\n")
+    relay.process.send_signal(signal.SIGHUP)
+    error = relay.event("reload_refused")["error"]
+    assert error.startswith(f"{path}: is not TOML: ")
+    assert len(error) < 300
+    headers = {"x-pyrycode-server": "s", "x-pyrycode-version": "1"}
+    with connect(relay.url("/v1/server"), additional_headers=headers):
+        relay.event("binary_claimed")
+    assert relay.stop() == 0
+
+
 def test_limit_of_file_descriptors_is_raised_to_its_hard_maximum() -> None:
     script = 'ulimit -S -n 256 && exec "$0" -m relayd --listen 127.0.0.1:0 --log-format json'
     with subprocess.Popen(["sh", "-c", script, sys.executable], stderr=subprocess.PIPE) as process:
