@@ -12,7 +12,7 @@ import pytest
 from relayd.edge import descriptors
 from tests.admin.conftest import AdminRelay
 from tests.admin.test_commands import relayd
-from tests.relay_process import until
+from tests.relay_process import WAIT, until
 
 FREE = 5
 
@@ -44,7 +44,7 @@ def test_status_and_drain_are_answered_while_strangers_hold_every_descriptor(
                 paused = admin.relay.events("accept_paused")
                 assert [event["address"] for event in paused] == [admin.relay.address]
         assert relayd("drain", "--admin-socket", str(admin.path)).returncode == 0
-        assert admin.relay.process.wait() == 0
+        assert admin.relay.process.wait(WAIT) == 0
 
 
 def test_without_the_reserve_the_admin_socket_waits_as_every_listener_does(
@@ -53,6 +53,7 @@ def test_without_the_reserve_the_admin_socket_waits_as_every_listener_does(
     admin = start_admin("--handshake-timeout", "600")
     with strangers_at(admin), socket.socket(socket.AF_UNIX) as first, socket.socket(socket.AF_UNIX) as second:
         first.connect(str(admin.path))
+        second.settimeout(WAIT)
         second.connect(str(admin.path))
         admin.relay.event("accept_paused", address=f"unix:{admin.path}")
         first.close()
