@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.sync.client import ClientConnection, connect, unix_connect
+from websockets.sync.client import ClientConnection, unix_connect
 
-from relayd.ops.events import FAULTS
 from tests.relay_process import WAIT, RelayProcess, until
 
 FILLING = b"." * 4096
@@ -139,25 +138,3 @@ def test_a_name_of_a_file_that_is_no_utf_8_is_logged(
     Path(file).write_text("max-phones = 0\n")
     relay.process.send_signal(1)
     assert "max-phones" in relay.event("reload_refused")["error"]
-
-
-def test_stopped_is_the_last_entry_behind_what_was_withheld_and_those_that_were_cut_off(
-    start_relay: Callable[..., RelayProcess],
-) -> None:
-    relay = start_relay("--drain-timeout", "0")
-    strangers = FAULTS.burst + 50
-    for _ in range(strangers):
-        with socket.create_connection(("127.0.0.1", relay.port)) as stranger:
-            stranger.sendall(b"GET /nowhere HTTP/1.1\r\nHost: relay\r\n\r\n")
-            assert stranger.recv(4096).startswith(b"HTTP/1.1 404 ")
-    headers = {"x-pyrycode-server": "s", "x-pyrycode-version": "1", "x-pyrycode-token": "t"}
-    with (
-        connect(relay.url("/v1/server"), additional_headers=headers),
-        connect(relay.url("/v1/client"), additional_headers=headers),
-    ):
-        relay.event("phone_registered")
-        assert relay.stop() == 0
-    withheld = [event["count"] for event in relay.events("entries_withheld")]
-    assert withheld
-    assert sum(withheld) + len(relay.events("request_refused")) == strangers
-    assert relay.events()[-1].items() >= {"event": "stopped", "unfinished": 2}.items()

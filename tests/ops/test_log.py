@@ -22,6 +22,7 @@ from relayd.ops.events import (
     PhoneRefused,
     ReloadRefused,
     RequestRefused,
+    Stopped,
 )
 from relayd.ops.log import Log
 from tests.ops.examples import REGISTERED
@@ -145,6 +146,21 @@ async def test_what_was_withheld_is_said_in_the_end_even_if_only_errors_are_logg
         file.log.level = "error"
         nursery.cancel_scope.cancel()
     assert [entry["count"] for entry in file.entries()[FAULTS.burst :]] == [3]
+
+
+async def test_stopped_is_the_last_entry_and_what_was_withheld_stands_before_it(
+    file: LogFile, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file.log.run)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(FAULTS.burst + 3):
+            file.log.emit(CLAIM)
+        file.log.emit(Stopped(0))
+        nursery.cancel_scope.cancel()
+    withheld, stopped = file.entries()[FAULTS.burst :]
+    assert (withheld["event"], withheld["count"]) == ("entries_withheld", 3)
+    assert stopped["event"] == "stopped"
 
 
 @contextmanager
