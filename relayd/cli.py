@@ -3,17 +3,17 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from functools import partial
+from importlib import import_module
 from types import ModuleType
-from typing import Final
+from typing import Any
 
 import trio
 
 from relayd import __version__
-from relayd.commands import check, close, doctor, drain, evict, status, systemd, top
-from relayd.commands.admin_client import Unanswered
+from relayd.commands import COMMANDS, Unanswered
 from relayd.configuration import BadSetting, load
 from relayd.daemon import run
 from relayd.edge.certificates import BadCertificate
@@ -25,17 +25,6 @@ from relayd.ops.systemd import ServiceManager
 from relayd.settings import Settings
 
 __all__ = ["main"]
-
-_COMMANDS: Final[dict[str, ModuleType]] = {
-    "check": check,
-    "doctor": doctor,
-    "status": status,
-    "top": top,
-    "close": close,
-    "evict": evict,
-    "drain": drain,
-    "systemd": systemd,
-}
 
 _DESCRIPTION = """\
 A WebSocket relay. A binary and its phones dial in, name the same server-id, and relayd carries
@@ -100,7 +89,7 @@ def _log(settings: Settings) -> Log:
 
 def _run_command(options: argparse.Namespace) -> int:
     try:
-        code: int = _COMMANDS[options.command].run(options)
+        code: int = _command(options.command).run(options)
     except BadSetting as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2
@@ -116,6 +105,28 @@ def _innermost(error: BaseException) -> BaseException:
     return _innermost(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
+class _CommandParser(Parser):
+    """The parser of a command. Its flags are there once it is used: only then is the module imported."""
+
+    def __init__(self, *, command: str = "", **options: Any) -> None:
+        """Without a ``command``, it is the parser of a command's own sub-command."""
+        super().__init__(**options)
+        self._command = command
+
+    def parse_known_args(
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
+        """Take the flags, and parse them."""
+        if self._command:
+            _command(self._command).configure(self)
+        return super().parse_known_args(args, namespace)
+
+
+def _command(name: str) -> ModuleType:
+    """The module of the command called ``name``. The relay itself needs none, nor the memory that it takes."""
+    return import_module(f"relayd.commands.{name}")
+
+
 def _parser() -> Parser:
     parser = Parser(
         prog="relayd",
@@ -126,8 +137,9 @@ def _parser() -> Parser:
     )
     parser.add_argument("--version", action="version", version=f"relayd {__version__}")
     add_settings(parser)
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", title="commands")
-    for name, command in _COMMANDS.items():
-        configured = commands.add_parser(name, help=command.HELP, description=command.HELP, allow_abbrev=False)
-        command.configure(configured)
+    commands = parser.add_subparsers(
+        dest="command", metavar="COMMAND", title="commands", parser_class=_CommandParser
+    )
+    for name, text in COMMANDS.items():
+        commands.add_parser(name, command=name, help=text, description=text, allow_abbrev=False)
     return parser

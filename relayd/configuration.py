@@ -37,8 +37,6 @@ class Loaded:
     settings: Settings
     sources: Mapping[str, str]
     """By field: "the default", "the flag --grace" and so on."""
-    file: Path | None
-    """The file that was read."""
 
 
 def load(
@@ -49,14 +47,12 @@ def load(
     """Settings from their defaults, under a file, under ``RELAYD_…`` variables, under flags; all as text.
 
     ``flags`` has the field's name for a key, and only flags that were given; ``config`` among them names
-    the file. Sockets that were ``passed`` on are where to listen if nobody says. Raises `BadSetting` for
-    the first value that is not accepted, or for two that cannot be together. Other ``RELAYD_…``
-    variables are left alone: Kubernetes, for one, sets some for every service.
+    the file. Sockets that were ``passed`` on are where to listen if nobody says, but for those that metrics
+    take. Raises `BadSetting` for the first value that is not accepted, or for two that cannot be together.
+    Other ``RELAYD_…`` variables are left alone: Kubernetes, for one, sets some for every service.
     """
     values: dict[str, Any] = {}
     sources = dict.fromkeys(_KNOWN, "the default")
-    if passed:
-        values["listen"], sources["listen"] = passed, "LISTEN_FDS"
     read = _read_file(flags, environment)
     for name, source, text in (*_from_file(read), *_from_environment(environment), *_from_flags(flags)):
         try:
@@ -64,11 +60,15 @@ def load(
         except ValueError:
             raise BadSetting.value(flag_of(name), source, text, _KNOWN[name].accepted) from None
         sources[name] = source
+    taken = {address.fd for address in values.get("metrics_listen", ())}
+    rest = tuple(address for address in passed if address.fd not in taken)
+    if rest and "listen" not in values:
+        values["listen"], sources["listen"] = rest, "LISTEN_FDS"
     settings = Settings(**values)
     contradiction = settings.contradiction()
     if contradiction is not None:
         raise BadSetting(contradiction)
-    return Loaded(settings, sources, read[0] if read else None)
+    return Loaded(settings, sources)
 
 
 def reloaded(old: Settings, new: Settings) -> tuple[Settings, list[str], list[str]]:

@@ -2,7 +2,7 @@
 
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from typing import Any, Final
 
@@ -80,7 +80,10 @@ class Relay:
         self._passed = PassedSockets() if passed is None else passed
         #: Of accepting from passed sockets. That ends as a drain begins.
         self._passed_scopes: list[trio.CancelScope] = []
+        #: Around all that `drain` ends.
         self._scope = trio.CancelScope()
+        self._unfinished = 0
+        self._ended = trio.Event()
         self.registry = Registry(
             grace=settings.grace,
             probe_timeout=settings.probe_timeout,
@@ -99,10 +102,19 @@ class Relay:
 
         Raises `relayd.edge.listener.CannotListen`, in a group if the listener fails later on.
         """
+        try:
+            await self._serve(task_status)
+            if self._scope.cancelled_caught:
+                # Behind whatever those had to say that were cut off.
+                self.emit(Stopped(self._unfinished))
+        finally:
+            self._ended.set()
+
+    async def _serve(self, task_status: trio.TaskStatus[Sequence[str]]) -> None:
         with ExitStack() as stack:
             listeners: list[Listener] = []
             # Passed ones first, while no descriptor of ours can be taken for one.
-            for listener in self._passed.listeners(self.settings.listen):
+            for listener in self._passed.listeners(self.settings.listen, self.settings.metrics_listen):
                 stack.callback(listener.close)
                 listeners.append(listener)
             for address in self.settings.listen:
@@ -150,8 +162,9 @@ class Relay:
                 await self._let_arrive()
             while self.connections:
                 await self._connection_ended.park()
-        self.emit(Stopped(len(self.connections)))
+        self._unfinished = len(self.connections)
         self._scope.cancel()
+        await self._ended.wait()
 
     @property
     def refusing(self) -> bool:
@@ -179,7 +192,8 @@ class Relay:
 
     def readiness(self) -> Mapping[str, Any]:
         """The document of ``/readyz``."""
-        status = "draining" if self.draining else "ok" if self.listening else "starting"
+        # Who asks has got through to a listener, and all of them are open before the first one accepts.
+        status = "draining" if self.draining else "ok"
         return {"status": status, "version": __version__, "uptime_seconds": int(self.uptime)}
 
     def health(self) -> Mapping[str, Any]:
@@ -294,6 +308,7 @@ async def run(
     cannot be opened, or fails.
     """
     status = 0
+    refusal = ""
     prepare_process()
 
     def emit(event: Event) -> None:
@@ -302,8 +317,8 @@ async def run(
             manager.stopping(counts(), relay.settings.drain_timeout)
 
     def counts() -> str:
-        registry = relay.registry
-        return status_of(registry.connected_binaries, registry.connected_phones, draining=relay.draining)
+        binaries, phones = relay.registry.connected_binaries, relay.registry.connected_phones
+        return status_of(binaries, phones, draining=relay.draining, refusal=refusal)
 
     relay = Relay(settings, emit, passed)
 
@@ -312,13 +327,13 @@ async def run(
         nursery.cancel_scope.cancel()
 
     async def obey(signals: AsyncIterator[int]) -> None:
-        nonlocal status
+        nonlocal status, refusal
         ending = False
         async with trio.open_nursery() as draining:
             async for number in signals:
                 if number == signal.SIGHUP:
-                    with manager.reloading():
-                        _reload(relay, log, reread)
+                    with manager.reloading(counts):
+                        refusal = _reload(relay, log, reread)
                 elif ending:
                     status = 128 + number
                     nursery.cancel_scope.cancel()
@@ -326,7 +341,13 @@ async def run(
                     ending = True
                     draining.start_soon(relay.drain, signal.Signals(number).name)
 
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+    with ExitStack() as stack:
+        # As in `Relay.serve`, before any descriptor of ours can be taken for one that was passed on.
+        for_metrics = [
+            stack.enter_context(closing(listener))
+            for listener in passed.listeners(settings.metrics_listen, settings.listen)
+        ]
+        signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(obey, signals)
             nursery.start_soon(log.run)
@@ -335,23 +356,25 @@ async def run(
                 # Memory and time to start that only those pay who ask for it.
                 from relayd.ops.metrics_server import serve_metrics
 
-                await nursery.start(serve_metrics, relay, relay.emit)
+                await nursery.start(serve_metrics, relay, relay.emit, for_metrics)
             manager.ready(counts())
             nursery.start_soon(manager.run, counts)
     return status
 
 
-def _reload(relay: Relay, log: Log, reread: Callable[[], Settings]) -> None:
+def _reload(relay: Relay, log: Log, reread: Callable[[], Settings]) -> str:
+    """Why nothing has changed, in one line; empty if the settings were taken over."""
     try:
         settings, changed, needs_restart = reloaded(relay.settings, reread())
     except BadSetting as refusal:
         log.emit(ReloadRefused(str(refusal)))
-        return
+        return str(refusal)
     # A level that hides it is no reason to say nothing, neither the old one nor the new.
     log.level = "info"
     relay.emit(Reloaded(_names(changed), _names(needs_restart)))
     log.level = settings.log_level
     relay.apply(settings)
+    return ""
 
 
 def _names(settings: Sequence[str]) -> str:

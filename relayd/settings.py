@@ -121,6 +121,9 @@ def _parse_address(text: str) -> Address:
         if re.fullmatch(r"[!-+\--9;-~]{1,255}", text.removeprefix("fd:")) is None:
             raise ValueError
         return Address(fd=text.removeprefix("fd:"))
+    # A port alone is one of this machine's own, as by default: who wanted all the world to reach it will
+    # miss it, but who wanted nobody to would not notice.
+    text = f"127.0.0.1:{text}" if text.isdigit() else text
     match = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%\w]+)\]|([^:\[\]/\s]*)):([0-9]{1,5})", text, re.ASCII)
     if match is None or int(match[3]) > 65535:
         raise ValueError
@@ -151,12 +154,8 @@ def _parts(text: str) -> list[str]:
 def _parse_metrics_addresses(text: str) -> tuple[Address, ...]:
     if text.strip().lower() == "off":
         return ()
-    # Who reads them may see how busy everybody is: a port alone is a port of this machine's own.
-    local = re.sub(r"(^|[\s,]):?([0-9]{1,5})(?=$|[\s,])", r"\g<1>127.0.0.1:\2", text.strip())
-    addresses = _parse_addresses(local)
-    if any(address.fd for address in addresses):
-        raise ValueError
-    return addresses
+    # Who reads them may see how busy everybody is: behind a colon too, a port is one of this machine's own.
+    return _parse_addresses(re.sub(r"(^|[\s,]):([0-9]{1,5})(?=$|[\s,])", r"\1\2", text.strip()))
 
 
 def _seconds(lowest: float, highest: float) -> Callable[[str], float]:
@@ -258,10 +257,11 @@ class Settings:
     listen: tuple[Address, ...] = _setting(
         (Address(host="127.0.0.1", port=8080),),
         _parse_listeners,
-        accepted="an address such as :8080, 127.0.0.1:8080, [::1]:8080, unix:/run/relayd.sock or fd:NAME, with "
-        "+tls or +plain and +proxy or +direct behind it if need be, each once,",
+        accepted="an address such as :8080, 8080, 10.0.0.5:8080, [::1]:8080, unix:/run/relayd.sock or fd:NAME, "
+        "with +tls or +plain and +proxy or +direct behind it if need be, each once,",
         metavar="ADDR",
-        help="where to listen: :8080 (every address, IPv4 and IPv6), 127.0.0.1:8080, [::1]:8080 or unix:/path; "
+        help="where to listen: :8080 (every address, IPv4 and IPv6), 8080 (this machine only, 127.0.0.1), "
+        "10.0.0.5:8080, [::1]:8080 or unix:/path; "
         "port 0 takes a free one; fd:NAME or fd:3 is a socket that systemd passed on, and without --listen "
         "all that it passed are taken; give it again for more. Behind an address, as in 127.0.0.1:8080+plain, "
         "+tls or +plain says whether TLS is spoken there (by default: if there is a certificate), +proxy or "
@@ -285,10 +285,12 @@ class Settings:
     metrics_listen: tuple[Address, ...] = _setting(
         (),
         _parse_metrics_addresses,
-        accepted="off, or an address such as 9464, 0.0.0.0:9464, [::1]:9464 or unix:/run/m.sock, each once,",
+        accepted="off, or an address such as 9464, 0.0.0.0:9464, [::1]:9464, unix:/run/m.sock or fd:NAME, each "
+        "once,",
         metavar="ADDR",
         help="where to answer GET /metrics for Prometheus: 9464 or :9464 (this machine only), unix:/path, or "
-        "an interface's address written out: 10.0.0.5:9464, 0.0.0.0:9464 for all; give it again for more",
+        "an interface's address written out: 10.0.0.5:9464, 0.0.0.0:9464 for all; fd:NAME or fd:4 is a socket "
+        "that systemd passed on; give it again for more",
     )
     grace: float = _duration(
         30.0, "how long the phones of a binary that went away wait for it to come back", lowest=0.0
@@ -306,7 +308,10 @@ class Settings:
         10.0, "close a peer that takes none of the bytes waiting for it for this long", live=True
     )
     drain_timeout: float = _duration(
-        10.0, "after SIGTERM or SIGINT, how long to wait for connections to close", lowest=0.0, live=True
+        10.0,
+        "after SIGTERM, SIGINT or `relayd drain`, how long to wait for connections to close",
+        lowest=0.0,
+        live=True,
     )
     max_frame_bytes: int = _count(262144, "largest message accepted", 1, 64 * 1024 * 1024, "BYTES")
     max_phones: int = _count(16, "phones that one server-id may have at a time", 1, 1_000_000, "COUNT")
@@ -335,7 +340,7 @@ class Settings:
         accepted="one of auto, text, json, journal",
         metavar="FORMAT",
         help="auto (the journal if stderr leads there, text on a terminal, JSON lines elsewhere), text, json "
-        "or journal",
+        "or journal (auto, with a warning, where no journal is)",
     )
     admin_socket: str = _setting(
         "auto",

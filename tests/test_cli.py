@@ -54,6 +54,25 @@ def test_version() -> None:
     assert (done.returncode, done.stdout) == (0, f"relayd {__version__}\n")
 
 
+@pytest.mark.parametrize(("arguments", "imported"), [([], set()), (["check", "--grace", "5"], {"check"})])
+def test_no_command_is_imported_but_the_one_that_is_asked_for(arguments: list[str], imported: set[str]) -> None:
+    # Port 65536 is refused: the relay gets no further than that.
+    script = (
+        "import sys, relayd.cli\n"
+        "relayd.cli.main(sys.argv[1:] or ['--listen', ':65536'])\n"
+        "print(*sys.modules, file=sys.stderr)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=WAIT, check=True
+    )
+    modules = set(done.stderr.splitlines()[-1].split())
+    commands = {
+        name.removeprefix("relayd.commands.") for name in modules if name.startswith("relayd.commands.")
+    }
+    assert commands == imported
+    assert not modules & {"curses", "http.client", "relayd.doctor"}
+
+
 def test_help_names_every_setting_and_the_variables() -> None:
     done = relayd("--help")
     assert done.returncode == 0
@@ -67,7 +86,7 @@ def test_help_names_every_setting_and_the_variables() -> None:
     ("flags", "named"),
     [
         (["--grace", "a\x1b\nb"], ["grace", "the flag --grace", "a\\x1b\\nb", "a number of seconds"]),
-        (["--listen", "8080"], ["listen", "the flag --listen", '"8080"', "an address such as"]),
+        (["--listen", "here"], ["listen", "the flag --listen", '"here"', "an address such as"]),
         (["--unknown"], ["--unknown"]),
     ],
 )
@@ -279,6 +298,24 @@ def test_sighup_with_a_bad_file_changes_nothing_and_says_why(start_relay: Start,
     relay.process.send_signal(signal.SIGHUP)
     assert '"soon"' in relay.event("reload_refused")["error"]
     assert relay.events("reloaded") == []
+    assert relay.stop() == 0
+
+
+def test_sighup_with_a_number_of_5000_digits_is_refused_and_the_relay_lives(
+    start_relay: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / "relayd.toml"
+    path.write_text("")
+    relay = start_relay("--config", str(path))
+    relay.event("listening")
+    path.write_text(f"max-phones = {'9' * 5000}\n")
+    relay.process.send_signal(signal.SIGHUP)
+    error = relay.event("reload_refused")["error"]
+    assert error.startswith(f"{path}: is not TOML: ")
+    assert len(error) < 300
+    headers = {"x-pyrycode-server": "s", "x-pyrycode-version": "1"}
+    with connect(relay.url("/v1/server"), additional_headers=headers):
+        relay.event("binary_claimed")
     assert relay.stop() == 0
 
 

@@ -12,12 +12,15 @@ GOOD = [
     ("listen", "unix:/run/r.sock", (Address(path="/run/r.sock"),)),
     ("listen", "fd:web,fd:3", (Address(fd="web"), Address(fd="3"))),
     ("listen", ":0,[::1]:8080", (Address("", 0), Address("::1", 8080))),
+    ("listen", "8081", (Address("127.0.0.1", 8081),)),
+    ("listen", "1,:2 [::1]:3", (Address("127.0.0.1", 1), Address("", 2), Address("::1", 3))),
     ("metrics_listen", "9464", (Address("127.0.0.1", 9464),)),
     (
         "metrics_listen",
         ":1,[::1]:2 0.0.0.0:3",
         (Address("127.0.0.1", 1), Address("::1", 2), Address("0.0.0.0", 3)),
     ),
+    ("metrics_listen", "fd:metrics,unix:/run/m.sock", (Address(fd="metrics"), Address(path="/run/m.sock"))),
     *((name, "0.25", 0.25) for name in ("grace", "heartbeat_interval", "heartbeat_timeout", "probe_timeout")),
     *((name, "7", 7.0) for name in ("handshake_timeout", "message_timeout", "write_timeout", "drain_timeout")),
     ("max_frame_bytes", "1000", 1000),
@@ -78,8 +81,11 @@ def test_every_setting_is_in_the_table() -> None:
             ("listen", text)
             for text in (
                 "",
-                "8080",
+                "localhost",
                 ":65536",
+                "65536",
+                "8080x",
+                "1,127.0.0.1:1",
                 "unix:r",
                 "::1:80",
                 ":1,:1",
@@ -88,7 +94,7 @@ def test_every_setting_is_in_the_table() -> None:
                 "unix:/" + "a" * 107,
             )
         ),
-        *(("metrics_listen", text) for text in ("", "localhost", "fd:3", ":65536", "9464,:9464", "unix:m")),
+        *(("metrics_listen", text) for text in ("", "localhost", "fd:", ":65536", "9464,:9464", "unix:m")),
         ("require_token", "maybe"),
         ("log_level", "loud"),
         ("log_format", "xml"),
@@ -116,6 +122,8 @@ def from_file(path: Path, text: str) -> Loaded:
     [
         ('listen = ":0"', "listen", (Address("", 0),)),
         ('listen = [":0", "unix:/run/r.sock"]', "listen", (Address("", 0), Address(path="/run/r.sock"))),
+        ("listen = 8081", "listen", (Address("127.0.0.1", 8081),)),
+        ('listen = [8081, ":8082"]', "listen", (Address("127.0.0.1", 8081), Address("", 8082))),
         ("grace = 5", "grace", 5.0),
         ("grace = 0.5", "grace", 0.5),
         ('grace = "7"', "grace", 7.0),
@@ -142,7 +150,6 @@ def test_a_variable_wins_over_the_file_and_a_flag_over_both(tmp_path: Path) -> N
     assert (settings.max_phones, settings.grace, settings.handshake_timeout) == (1, 2, 3)
     assert loaded.sources["grace"] == "the environment variable RELAYD_GRACE"
     assert loaded.sources["handshake_timeout"] == "the flag --handshake-timeout"
-    assert loaded.file == path
 
 
 @pytest.mark.parametrize(
@@ -196,3 +203,11 @@ def test_sockets_that_were_passed_on_are_where_to_listen_if_nobody_says() -> Non
     assert (loaded.settings.listen, loaded.sources["listen"]) == (passed, "LISTEN_FDS")
     assert load({}, {"RELAYD_LISTEN": ":0"}, passed).settings.listen == (Address("", 0),)
     assert load({"listen": "fd:4"}, {}, passed).settings.listen == (Address(fd="4"),)
+
+
+def test_a_socket_that_metrics_take_is_none_of_those_to_listen_on_if_nobody_says() -> None:
+    passed = (Address(fd="web"), Address(fd="metrics"))
+    loaded = load({"metrics_listen": "fd:metrics"}, {}, passed)
+    assert (loaded.settings.listen, loaded.sources["listen"]) == (passed[:1], "LISTEN_FDS")
+    only = load({"metrics_listen": "fd:metrics"}, {}, passed[1:])
+    assert (only.settings.listen, only.sources["listen"]) == (Settings().listen, "the default")

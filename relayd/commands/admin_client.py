@@ -8,6 +8,7 @@ import socket
 from typing import Any, Final
 from urllib.parse import quote
 
+from relayd.commands import Unanswered
 from relayd.configuration import load
 from relayd.flags import add_settings, given
 from relayd.settings import DEFAULT_ADMIN_SOCKET
@@ -16,10 +17,6 @@ __all__ = ["Unanswered", "ask", "configure_socket", "socket_path"]
 
 _TIMEOUT: Final = 10.0
 """Seconds without a byte from the daemon."""
-
-
-class Unanswered(Exception):
-    """The request came to nothing; the text says why and what to do about it."""
 
 
 def configure_socket(parser: argparse.ArgumentParser) -> None:

@@ -3,7 +3,6 @@
 import argparse
 import os
 import sys
-from typing import Final
 
 from attrs import fields
 
@@ -12,9 +11,7 @@ from relayd.edge.certificates import BadCertificate, read_certificate
 from relayd.flags import add_settings, given
 from relayd.settings import Settings, flag_of, shown
 
-__all__ = ["HELP", "configure", "run"]
-
-HELP: Final = "print every setting with its value and source; exit 2 on the first that is refused"
+__all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

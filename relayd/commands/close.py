@@ -1,13 +1,10 @@
 """``relayd close``: end one phone's connection."""
 
 import argparse
-from typing import Final
 
 from relayd.commands.admin_client import ask, configure_socket, socket_path
 
-__all__ = ["HELP", "configure", "run"]
-
-HELP: Final = "close one phone's connection (it may dial again); `relayd top` has the names"
+__all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -15,11 +15,7 @@ from relayd.doctor.examine import Report, examine
 from relayd.doctor.findings import Finding, Status
 from relayd.doctor.target import BadTarget, Plan, parse, trusting
 
-__all__ = ["HELP", "configure", "run"]
-
-HELP: Final = (
-    "look at a relay from outside, as a client: is all of the protocol there, and the way to it sound?"
-)
+__all__ = ["configure", "run"]
 
 _DESCRIPTION: Final = """\
 Look at a relay from outside: claim a random server-id, join it as a phone, send frames both ways, and see

@@ -1,13 +1,10 @@
 """``relayd drain``: end a running relayd as SIGTERM does."""
 
 import argparse
-from typing import Final
 
 from relayd.commands.admin_client import ask, configure_socket, socket_path
 
-__all__ = ["HELP", "configure", "run"]
-
-HELP: Final = "tell everybody 1001 and end the running relayd, as SIGTERM does"
+__all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

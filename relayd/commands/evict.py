@@ -1,13 +1,10 @@
 """``relayd evict``: free a server-id."""
 
 import argparse
-from typing import Final
 
 from relayd.commands.admin_client import ask, configure_socket, socket_path
 
-__all__ = ["HELP", "configure", "run"]
-
-HELP: Final = "free a server-id at once: close its binary and its phones (all of them may dial again)"
+__all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:

@@ -3,14 +3,12 @@
 import argparse
 import json
 from collections.abc import Iterator, Mapping
-from typing import Any, Final
+from typing import Any
 
 from relayd.commands.admin_client import ask, configure_socket, socket_path
 from relayd.commands.units import duration, size
 
-__all__ = ["HELP", "configure", "run"]
-
-HELP: Final = "show what the running relayd is doing"
+__all__ = ["configure", "run"]
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -50,6 +48,8 @@ def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"{totals[f'frames_{name}']:,}, {size(totals[f'bytes_{name}'])}"
             + (f", over {_counted(totals['connections'], 'connection')}" if name == "in" else ""),
         )
+    opened, limit = status["descriptors"]["open"], status["descriptors"]["limit"]
+    yield "open files", f"{'?' if opened is None else f'{opened:,}'} of {limit:,}"
     settings = ", ".join(f"{name} {value}" for name, value in status["settings"].items())
     yield "settings", settings or "the defaults"
 

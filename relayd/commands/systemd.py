@@ -24,9 +24,7 @@ import relayd
 from relayd.configuration import DEFAULT_FILE
 from relayd.settings import Settings, flag_of, setting_of, shown
 
-__all__ = ["HELP", "configure", "run"]
-
-HELP: Final = "install relayd as a service of systemd, or remove it again"
+__all__ = ["configure", "run"]
 
 _UNITS: Final = ("relayd.socket", "relayd.service")
 _UNIT_DIRECTORY: Final = Path("/etc/systemd/system")

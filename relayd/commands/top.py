@@ -15,9 +15,7 @@ from attrs import frozen
 from relayd.commands.admin_client import Unanswered, ask, configure_socket, socket_path
 from relayd.commands.units import duration, size
 
-__all__ = ["HELP", "SORTS", "Row", "Sample", "configure", "lines", "run", "sampled"]
-
-HELP: Final = "watch the connections of the running relayd: rates, backlogs, ages, round trips"
+__all__ = ["SORTS", "Row", "Sample", "configure", "lines", "run", "sampled"]
 
 _INTERVAL: Final = 2.0
 """Seconds from one picture to the next sample. A slow terminal makes it longer."""

@@ -8,7 +8,7 @@ way for bytes to arrive, and it needs to see connections, which `relayd.ops` may
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, Protocol
@@ -20,13 +20,14 @@ from attrs import fields
 
 from relayd import __version__
 from relayd.edge.connection import WebSocket
+from relayd.edge.descriptors import descriptor_limit, open_descriptors
 from relayd.edge.listener import CannotListen, Listener, open_private_listener
 from relayd.edge.request import JSON_HEADERS, Answer, Request, encode_head, hang_up, read_request, send_answer
 from relayd.edge.stream import PlainStream
-from relayd.edge.tally import Tally, Traffic
+from relayd.edge.tally import Traffic
+from relayd.edge.watched import Watched
 from relayd.ops.events import AdminUnavailable, Emit, OperatorClosed, OperatorEvicted, RequestRefused
 from relayd.routing.connection import Connection
-from relayd.routing.registry import Registry
 from relayd.routing.slot import Phone, Slot
 from relayd.settings import DEFAULT_ADMIN_SOCKET, Settings, flag_of, shown
 from relayd.wire.close import BY_OPERATOR
@@ -43,32 +44,12 @@ _PER_TURN: Final = 64
 """Connections listed before other tasks have their turn, which takes less than half a millisecond."""
 
 
-class Operated(Protocol):
+class Operated(Watched, Protocol):
     """What the admin socket needs of the relay."""
-
-    @property
-    def settings(self) -> Settings:
-        """In force now."""
-
-    @property
-    def registry(self) -> Registry:
-        """Who holds which server-id."""
-
-    @property
-    def connections(self) -> Set[WebSocket]:
-        """Accepted and not yet closed for good."""
-
-    @property
-    def tally(self) -> Tally:
-        """What has happened so far."""
 
     @property
     def listening(self) -> Sequence[str]:
         """The addresses of the open listeners."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether the relay is about to end."""
 
     @property
     def uptime(self) -> float:
@@ -106,7 +87,7 @@ class Admin:
         self._open = 0
 
     async def handle(self, stream: PlainStream) -> None:
-        """One connection, from its request to its answer."""
+        """One connection, from its request to its answer. Closes it in the turn in which this returns."""
         if self._open >= _MOST_CONNECTIONS:
             stream.close()
             return
@@ -117,6 +98,7 @@ class Admin:
                     await self._serve(stream, nursery)
         finally:
             self._open -= 1
+            # Without a checkpoint: its descriptor may be the reserve's.
             stream.close()
 
     async def _serve(self, stream: PlainStream, nursery: trio.Nursery) -> None:
@@ -210,6 +192,7 @@ class Admin:
                 "connections": len(relay.connections),
             },
             "in_grace": registry.graces,
+            "descriptors": {"open": open_descriptors(), "limit": descriptor_limit()},
             "totals": {"connections": accepted, **_summed(carried)},
             "settings": {
                 flag_of(attribute.name): shown(value)

@@ -11,6 +11,7 @@ from typing import Final, NoReturn
 import trio
 from attrs import evolve
 
+from relayd.edge.descriptors import Reserve
 from relayd.edge.stream import PlainStream
 from relayd.ops.events import AcceptPaused, Emit
 from relayd.settings import Address
@@ -46,23 +47,28 @@ class CannotListen(Exception):
 class Listener:
     """An open listener and the address that it really has."""
 
-    def __init__(self, sock: socket.socket, address: Address, passed_as: str = "") -> None:
+    def __init__(
+        self, sock: socket.socket, address: Address, passed_as: str = "", reserve: Reserve | None = None
+    ) -> None:
         self.socket = sock
         self.address = address
         #: The name or number under which it was passed on (`relayd.edge.passed`); empty if we opened it.
         self.passed_as = passed_as
+        #: What a connection is accepted on when no descriptor is free.
+        self.reserve = reserve
 
     def close(self) -> None:
         """Stop listening; the file of a unix socket that we opened goes too."""
         self.socket.close()
+        if self.reserve is not None:
+            self.reserve.close()
         if self.address.path and not self.passed_as:
             _unlink(self.address.path)
 
 
 async def open_listener(address: Address, flag: str = "--listen") -> Listener:
     """Bind and listen on ``address``, which is none of a socket that was passed on. Raises `CannotListen`."""
-    if address.fd:
-        raise CannotListen(f"cannot listen on {address}: only --listen takes sockets that were passed on")
+    assert not address.fd
     try:
         if address.path:
             return Listener(_listening(_bind_unix(address.path)), address)
@@ -76,8 +82,8 @@ async def open_listener(address: Address, flag: str = "--listen") -> Listener:
 def open_private_listener(path: str, flag: str) -> Listener:
     """Listen on a unix socket that nobody but root and our own user can connect to.
 
-    Its directory must be one in which others can put nothing in its place. Raises `CannotListen`, which
-    speaks of ``flag``.
+    Its directory must be one in which others can put nothing in its place. One connection is let in even if
+    others hold every descriptor there is. Raises `CannotListen`, which speaks of ``flag``.
     """
     directory = os.path.dirname(path)
     try:
@@ -88,7 +94,12 @@ def open_private_listener(path: str, flag: str) -> Listener:
                 f"cannot listen on unix:{path}: other users can change {directory}; "
                 f"choose a directory of relayd's own for {flag}"
             )
-        return Listener(_listening(_bind_unix(path, mode=0o600)), Address(path=path))
+        reserve = Reserve()
+        try:
+            return Listener(_listening(_bind_unix(path, mode=0o600)), Address(path=path), reserve=reserve)
+        except BaseException:
+            reserve.close()
+            raise
     except OSError as error:
         raise CannotListen(f"cannot listen on unix:{path}: {_explained(error, flag)}") from None
 
@@ -101,6 +112,7 @@ async def accept_connections(
 ) -> NoReturn:
     """Run ``handle`` in ``nursery`` for every connection. Pauses while the system is out of resources.
 
+    Where the listener has a reserve, ``handle`` closes its socket in the turn in which it returns.
     Raises `CannotListen` if the listener itself fails.
     """
     paused = False
@@ -108,7 +120,7 @@ async def accept_connections(
         await trio.lowlevel.wait_readable(listener.socket)
         for _ in range(_ACCEPTS_PER_TURN):
             try:
-                sock, _ = listener.socket.accept()
+                sock = _accept(listener)
             except BlockingIOError:
                 paused = False  # Whoever was waiting has been let in.
                 break
@@ -122,7 +134,37 @@ async def accept_connections(
                 paused = True
                 await trio.sleep(_ACCEPT_PAUSE)
                 break
-            nursery.start_soon(handle, PlainStream(sock))
+            stream = PlainStream(sock)
+            if listener.reserve is None:
+                nursery.start_soon(handle, stream)
+            else:
+                nursery.start_soon(_handle_and_hold, handle, stream, listener.reserve)
+                if not listener.reserve.held:
+                    # Without a free descriptor accept(2) fails also if nobody waits.
+                    break
+
+
+def _accept(listener: Listener) -> socket.socket:
+    """Raises OSError as accept(2)."""
+    try:
+        return listener.socket.accept()[0]
+    except OSError as error:
+        if listener.reserve is None or error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        sock = listener.reserve.accept(listener.socket)
+        if sock is None:
+            raise
+        return sock
+
+
+async def _handle_and_hold(
+    handle: Callable[[PlainStream], Awaitable[None]], stream: PlainStream, reserve: Reserve
+) -> None:
+    try:
+        await handle(stream)
+    finally:
+        # Before anybody else can take the descriptor that is free now.
+        reserve.hold()
 
 
 def _listening(sock: socket.socket) -> socket.socket:

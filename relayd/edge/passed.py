@@ -7,7 +7,7 @@ whom, ``LISTEN_FDNAMES`` their names, separated by colons.
 import os
 import socket
 import stat
-from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Collection, Iterator, Mapping, MutableMapping
 from typing import Final
 
 from attrs import evolve, field, frozen
@@ -36,27 +36,36 @@ class PassedSockets:
         """One for each name: where to listen, if nobody said."""
         return tuple(Address(fd=name) for name in dict.fromkeys(self.names.values()))
 
-    def listeners(self, addresses: Iterable[Address]) -> Iterator[Listener]:
-        """All that those of ``addresses`` with a number or a name stand for.
+    def listeners(
+        self, addresses: Collection[Address], elsewhere: Collection[Address] = ()
+    ) -> Iterator[Listener]:
+        """All that those of ``addresses`` with a number or a name stand for; ``elsewhere`` are for another use.
 
         A number may be of any descriptor that this process was started with. Raises `CannotListen` for
-        one that is of no use, and for a socket that was passed by the protocol and is among none of the
-        addresses: its clients would wait in the kernel's queue for ever.
+        one that is of no use, for one with two uses, and for a socket that was passed by the protocol and is
+        among none of the addresses: its clients would wait in the kernel's queue for ever.
         """
         wanted: dict[int, Address] = {}
-        for address in addresses:
+        for address in (*addresses, *elsewhere):
             for descriptor in self._descriptors(address) if address.fd else ():
                 if descriptor in wanted:
-                    raise CannotListen(f"cannot listen on {address}: {wanted[descriptor]} is the same socket")
+                    other = wanted[descriptor]
+                    same = (
+                        "listen has it, and metrics-listen"
+                        if other == address
+                        else f"{other} is the same socket"
+                    )
+                    raise CannotListen(f"cannot listen on {address}: {same}")
                 wanted[descriptor] = address
         for descriptor, name in self.names.items():
             if descriptor not in wanted:
                 raise CannotListen(
-                    f"fd:{name} was passed on, but listen is set and leaves it out: add fd:{name} to it, "
-                    "or do not set it, or remove that socket from the socket unit"
+                    f"fd:{name} was passed on, but listen is set and leaves it out: add fd:{name} to it "
+                    "or to metrics-listen, or do not set it, or remove that socket from the socket unit"
                 )
         for descriptor, address in wanted.items():
-            yield _adopt(descriptor, address)
+            if address in addresses:
+                yield _adopt(descriptor, address)
 
     def _descriptors(self, address: Address) -> list[int]:
         found = [descriptor for descriptor, name in self.names.items() if name == address.fd]

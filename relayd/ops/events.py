@@ -169,6 +169,17 @@ class TlsRefused(Event):
 
 
 @frozen
+class JournalUnavailable(Event):
+    """`--log-format journal`, but no journald is there: entries go to standard error instead."""
+
+    level: ClassVar[Level] = "warning"
+    message_id: ClassVar[str] = "af02570f244e49a9af72e87544512ff1"
+    message: ClassVar[str] = "no journal at {path}: logging to standard error"
+    path: str
+    """Where journald's socket would be."""
+
+
+@frozen
 class OperatorClosed(Event):
     """Somebody at the admin socket closed a phone's connection, with 1001."""
 

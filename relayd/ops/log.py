@@ -6,7 +6,16 @@ from typing import Final
 
 import trio
 
-from relayd.ops.events import LEVELS, EntriesLost, EntriesWithheld, Event, Level, Limit
+from relayd.ops.events import (
+    LEVELS,
+    EntriesLost,
+    EntriesWithheld,
+    Event,
+    JournalUnavailable,
+    Level,
+    Limit,
+    Stopped,
+)
 from relayd.ops.journal import SOCKET, JournalSocket, as_entry, is_journal
 from relayd.ops.lines import as_json, as_text
 from relayd.ops.output import Output, open_sink
@@ -36,14 +45,17 @@ class Log:
         """``fd`` is standard error's, or None if there is none; raises OSError if it is not open.
 
         ``log_format`` is "journal", "text", "json", or "auto": the journal if ``fd`` leads there, text if it
-        is a terminal, otherwise JSON. ``environment`` has JOURNAL_STREAM, and NO_COLOR and TERM.
+        is a terminal, otherwise JSON. Where no journal is, "journal" is as "auto", and an entry says so.
+        ``environment`` has JOURNAL_STREAM, and NO_COLOR and TERM.
         """
         terminal = fd is not None and os.isatty(fd)
-        if log_format == "auto":
+        # A chroot may have cut the one way to the journal, and left the other.
+        reachable = os.access(journal_socket, os.W_OK)
+        missing = log_format == "journal" and not reachable
+        if log_format == "auto" and reachable and fd is not None and is_journal(fd, environment):
+            log_format = "journal"
+        elif log_format == "auto" or missing:
             log_format = "text" if terminal else "json"
-            # A chroot may have cut the one way to the journal, and left the other.
-            if fd is not None and is_journal(fd, environment) and os.access(journal_socket, os.W_OK):
-                log_format = "journal"
         self._encode: Callable[[Event], bytes]
         if log_format == "journal":
             self._encode = as_entry
@@ -60,9 +72,15 @@ class Log:
         self._spent: dict[str, tuple[float, float]] = {}
         self._withheld: dict[str, int] = {}
         self._withholding = trio.lowlevel.ParkingLot()
+        if missing:
+            # Whatever the level: who looks for the others in the journal finds none.
+            self._output.put(self._encode(JournalUnavailable(journal_socket)))
 
     def emit(self, event: Event) -> None:
         """Log ``event``, if it is important enough and not one too many. Never raises, never waits."""
+        if isinstance(event, Stopped):
+            # The last entry: what was withheld stands before it.
+            self._report()
         if LEVELS.index(event.level) < LEVELS.index(self.level):
             return
         if event.limit is None or self._admits(event.name, event.limit):

@@ -7,8 +7,8 @@ sets, which stand here: never a server-id, an address, or anything else that a p
 """
 
 import platform
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from typing import Final, Literal, Protocol, get_args
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final, Literal, get_args
 
 import trio
 from attrs import field, frozen
@@ -20,46 +20,17 @@ from prometheus_client.registry import Collector
 from prometheus_client.utils import floatToGoString
 
 from relayd import __version__
-from relayd.edge.connection import Kind, WebSocket
+from relayd.edge.connection import Kind
 from relayd.edge.http import Endpoint
-from relayd.edge.tally import CODES, Histogram, Tally, Traffic
-from relayd.routing.registry import Registry
-from relayd.settings import Settings
+from relayd.edge.tally import CODES, Histogram, Traffic
+from relayd.edge.watched import Watched
 from relayd.wire import frames
 
-__all__ = ["FAMILIES", "Metrics", "Watched", "as_markdown"]
+__all__ = ["FAMILIES", "Metrics", "as_markdown"]
 
 _PER_TURN: Final = 4096
 """Connections that are looked at before other tasks have their turn: some milliseconds. On a full relay a
 scrape waits for everybody else's turn after each of its own, so it must not have many."""
-
-
-class Watched(Protocol):
-    """What metrics are read from: the relay."""
-
-    @property
-    def settings(self) -> Settings:
-        """In force now."""
-
-    @property
-    def tally(self) -> Tally:
-        """What has happened so far."""
-
-    @property
-    def registry(self) -> Registry:
-        """Who holds which server-id."""
-
-    @property
-    def connections(self) -> Collection[WebSocket]:
-        """WebSocket connections, from their upgrade until they are closed."""
-
-    @property
-    def draining(self) -> bool:
-        """Whether upgrades are refused."""
-
-    @property
-    def certificate_end(self) -> float | None:
-        """When the first certificate ends, in seconds since 1970; None without TLS."""
 
 
 @frozen

@@ -1,16 +1,18 @@
 """``GET /metrics`` on a listener of its own, and the two tasks that look at the relay while it is there."""
 
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Final, NoReturn
 
 import trio
 
-from relayd.edge.listener import accept_connections, open_listener
+from relayd.edge.listener import Listener, accept_connections, open_listener
 from relayd.edge.request import Answer, Request, answer_or, send_answer
 from relayd.edge.stream import PlainStream
 from relayd.edge.tally import Histogram
+from relayd.edge.watched import Watched
 from relayd.ops.events import Emit, InternalError, MetricsListening
-from relayd.ops.metrics import Metrics, Watched
+from relayd.ops.metrics import Metrics
 
 __all__ = ["serve_metrics"]
 
@@ -34,11 +36,13 @@ _OPENMETRICS_TYPE: Final = b"application/openmetrics-text; version=1.0.0; charse
 async def serve_metrics(
     relay: Watched,
     emit: Emit,
+    passed: Sequence[Listener] = (),
     *,
     task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve the metrics of ``relay`` on its ``metrics_listen`` until cancelled.
 
+    ``passed`` are the listeners that its ``fd:`` addresses stand for; whoever adopted them closes them.
     Started, it reports the addresses bound. Raises `relayd.edge.listener.CannotListen`, in a group if a
     listener fails later on.
     """
@@ -60,8 +64,10 @@ async def serve_metrics(
             stream.close()
 
     with ExitStack() as stack:
-        listeners = []
+        listeners = list(passed)
         for address in relay.settings.metrics_listen:
+            if address.fd:
+                continue
             listener = await open_listener(address, "--metrics-listen")
             stack.callback(listener.close)
             listeners.append(listener)

@@ -72,8 +72,11 @@ class ServiceManager:
             self._tell("READY=1", f"STATUS={status}")
 
     @contextmanager
-    def reloading(self) -> Iterator[None]:
-        """The body reads the settings again (``Type=notify-reload`` in systemd.service(5))."""
+    def reloading(self, status: Callable[[], str]) -> Iterator[None]:
+        """The body reads the settings again (``Type=notify-reload`` in systemd.service(5)).
+
+        ``status()`` is told behind it.
+        """
         if self._phase != "ready":
             yield
             return
@@ -83,7 +86,8 @@ class ServiceManager:
         try:
             yield
         finally:
-            self._tell("READY=1")
+            self._status = status()
+            self._tell("READY=1", f"STATUS={self._status}")
 
     def stopping(self, status: str, drain_timeout: float) -> None:
         """A drain has begun that may take ``drain_timeout`` seconds, be that longer than the unit's limit."""
@@ -127,7 +131,8 @@ class ServiceManager:
                 await trio.sleep(_RETRY_INTERVAL)
 
     def _tell(self, *assignments: str) -> None:
-        message = "\n".join(assignments).encode()
+        # The name of a file may be no UTF-8.
+        message = "\n".join(assignments).encode("utf-8", "backslashreplace")
         # Behind what waits, so that nothing overtakes: READY=1 after RELOADING=1, and so on.
         if self._waiting or not self._send(message):
             self._waiting.append(message)
@@ -145,7 +150,12 @@ class ServiceManager:
         return True
 
 
-def status_of(binaries: int, phones: int, *, draining: bool) -> str:
-    """The line of ``systemctl status``: "3 binaries, 12 phones"."""
+def status_of(binaries: int, phones: int, *, draining: bool, refusal: str = "") -> str:
+    """The line of ``systemctl status``: "3 binaries, 12 phones".
+
+    ``refusal`` is why the last reload changed nothing, in one line.
+    """
     counts = f"{binaries} {'binary' if binaries == 1 else 'binaries'}, {phones} phone{'s' * (phones != 1)}"
-    return f"draining: {counts} left" if draining else counts
+    if draining:
+        return f"draining: {counts} left"
+    return f"{counts}; settings refused at reload: {' '.join(refusal.split())}" if refusal else counts

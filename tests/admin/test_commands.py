@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from relayd import __version__
-from relayd.commands import admin_client, top
+from relayd.commands import COMMANDS as LISTED
+from relayd.commands import admin_client
 from relayd.commands.admin_client import Unanswered, ask
 from tests.admin.conftest import AdminRelay
 from tests.contract.peers import closing, peers_at
@@ -187,4 +188,4 @@ def test_help_of_each_command_says_what_it_is_for() -> None:
     for name, *_ in COMMANDS:
         assert re.search(rf"^    {name} ", listed, re.M)
         assert "--admin-socket PATH" in relayd(name, "--help").stdout
-    assert top.HELP in " ".join(relayd("top", "--help").stdout.split())
+    assert LISTED["top"] in " ".join(relayd("top", "--help").stdout.split())

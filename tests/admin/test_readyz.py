@@ -1,17 +1,11 @@
 """``/readyz``: for whoever asks whether to send clients here."""
 
 import json
-import math
-import socket
 
 import trio
 from trio.testing import MockClock
 
 from relayd import __version__
-from relayd.daemon import Relay
-from relayd.edge.http import answer_request
-from relayd.edge.stream import PlainStream
-from relayd.settings import Settings
 from tests.admin.conftest import AdminRelay
 from tests.contract.test_endpoints import curl
 from tests.trio_client import relay_under_test
@@ -36,22 +30,6 @@ def test_readyz_of_a_relay_that_serves_is_200_without_counts_and_is_not_stored(a
     assert document.keys() == {"status", "version", "uptime_seconds"}
     assert (document["status"], document["version"]) == ("ok", __version__)
     assert curl(admin.relay, "/readyz", {}, "POST")[0] == 405
-
-
-async def test_readyz_is_503_before_the_first_listener_is_up() -> None:
-    relay = Relay(Settings(), lambda event: None)
-    here, theirs = socket.socketpair()
-    ours = trio.socket.from_stdlib_socket(here)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(
-            answer_request, PlainStream(theirs), math.inf, relay.settings, relay, lambda status: None
-        )
-        await ours.send(GET)
-        head, _, body = (await ours.recv(4096)).partition(b"\r\n\r\n")
-        ours.close()
-    theirs.close()
-    assert head.startswith(b"HTTP/1.1 503 ")
-    assert json.loads(body)["status"] == "starting"
 
 
 async def test_readyz_is_503_while_draining(autojump_clock: MockClock) -> None:

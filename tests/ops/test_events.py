@@ -18,6 +18,7 @@ UNLIMITED = {
     "metrics_listening",
     "admin_listening",
     "admin_unavailable",
+    "journal_unavailable",
     "operator_closed",
     "operator_evicted",
     "reloaded",

@@ -17,10 +17,12 @@ from relayd.ops.events import (
     CHURN,
     FAULTS,
     ClaimRefused,
+    Level,
     Listening,
     PhoneRefused,
     ReloadRefused,
     RequestRefused,
+    Stopped,
 )
 from relayd.ops.log import Log
 from tests.ops.examples import REGISTERED
@@ -146,6 +148,21 @@ async def test_what_was_withheld_is_said_in_the_end_even_if_only_errors_are_logg
     assert [entry["count"] for entry in file.entries()[FAULTS.burst :]] == [3]
 
 
+async def test_stopped_is_the_last_entry_and_what_was_withheld_stands_before_it(
+    file: LogFile, autojump_clock: trio.testing.MockClock
+) -> None:
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(file.log.run)
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(FAULTS.burst + 3):
+            file.log.emit(CLAIM)
+        file.log.emit(Stopped(0))
+        nursery.cancel_scope.cancel()
+    withheld, stopped = file.entries()[FAULTS.burst :]
+    assert (withheld["event"], withheld["count"]) == ("entries_withheld", 3)
+    assert stopped["event"] == "stopped"
+
+
 @contextmanager
 def terminal() -> Iterator[tuple[int, int]]:
     reading, writing = pty.openpty()
@@ -189,3 +206,23 @@ def test_text_in_a_file_has_no_colour(tmp_path: Path) -> None:
     line = (tmp_path / "log").read_text()
     assert line.endswith(' error   reload_refused error="max-phones: it is 0"\n')
     assert line[:-1].isprintable()
+
+
+@pytest.mark.parametrize("level", ["info", "error"])
+def test_where_no_journal_is_the_first_entry_says_so_and_entries_go_to_standard_error(
+    tmp_path: Path, level: Level
+) -> None:
+    path = tmp_path / "log"
+    with path.open("w") as file:
+        log = Log(
+            file.fileno(),
+            level=level,
+            log_format="journal",
+            environment={},
+            journal_socket=str(tmp_path / "none"),
+        )
+    with closing(log):
+        log.emit(ReloadRefused("max-phones: it is 0"))
+    first, second = [json.loads(line) for line in path.read_text().splitlines()]
+    assert (first["event"], first["path"]) == ("journal_unavailable", str(tmp_path / "none"))
+    assert second["event"] == "reload_refused"

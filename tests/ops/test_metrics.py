@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import trio
+from attrs import evolve
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
 from wsproto.events import Ping
@@ -528,3 +529,20 @@ async def test_metrics_are_there_until_the_drain_is_over(autojump_clock: MockClo
 def test_without_metrics_the_library_is_not_even_loaded() -> None:
     program = "import sys, relayd.cli; sys.exit('prometheus_client' in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+async def test_a_reload_changes_how_long_the_metrics_listener_waits_for_a_request(
+    autojump_clock: MockClock,
+) -> None:
+    async def waited() -> float:
+        """Seconds until half a request is answered with 408."""
+        begun = trio.current_time()
+        async with await trio.open_tcp_stream("127.0.0.1", port) as stream:
+            await stream.send_all(b"GET /metrics HTTP/1.1\r\n")
+            assert (await stream.receive_some(4096)).startswith(b"HTTP/1.1 408 ")
+        return trio.current_time() - begun
+
+    async with relay_with_metrics(handshake_timeout=5.0) as (relay, port):
+        assert await waited() == pytest.approx(5.0)
+        relay.relay.apply(evolve(relay.relay.settings, handshake_timeout=50.0))
+        assert await waited() == pytest.approx(50.0)

@@ -1,6 +1,7 @@
 """Sockets that were passed on: by systemd-socket-activate, and by a parent that outlives the relay."""
 
 import contextlib
+import http.client
 import json
 import os
 import random
@@ -8,7 +9,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from relayd.ops.events import Event, Stopped
 from relayd.settings import Address, Settings
 from tests.relay_process import WAIT, RelayProcess, until
 from tests.trio_client import BINARY_HEADERS, Client
+
+Start = Callable[..., RelayProcess]
 
 HEADERS = {"x-pyrycode-server": "s", "x-pyrycode-version": "1", "x-pyrycode-token": "t"}
 
@@ -100,6 +103,55 @@ def test_sockets_can_be_named_and_mixed_with_addresses_of_ones_own(tmp_path: Pat
         assert [event["passed_as"] for event in logged(log, "listening")] == ["web", "4", ""]
 
 
+def get(port: int, target: str) -> tuple[int, bytes]:
+    """Status and body."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT)
+    with contextlib.closing(connection):
+        connection.request("GET", target)
+        answer = connection.getresponse()
+        return answer.status, answer.read()
+
+
+@pytest.mark.parametrize("listen", [[], ["--listen=fd:web"], ["--listen=127.0.0.1:0", "--listen=fd:3"]])
+def test_metrics_are_served_on_a_socket_that_was_passed_on_and_nothing_else_is(
+    tmp_path: Path, listen: list[str]
+) -> None:
+    log, ports = tmp_path / "log", [free_port(), free_port()]
+    flags = [*listen, "--metrics-listen=fd:metrics"]
+    with activated(log, [f"127.0.0.1:{port}" for port in ports], "web:metrics", *flags) as process:
+        dial(ports[0]).close()
+        until(lambda: logged(log, "metrics_listening"), "metrics")
+        assert [event["address"] for event in logged(log, "metrics_listening")] == [f"127.0.0.1:{ports[1]}"]
+        assert f"127.0.0.1:{ports[1]}" not in [event["address"] for event in logged(log, "listening")]
+        status, body = get(ports[1], "/metrics")
+        assert (status, b"relayd_build_info" in body) == (200, True)
+        assert get(ports[1], "/healthz")[0] == 404
+        assert get(ports[0], "/metrics")[0] == 404
+        assert get(ports[0], "/healthz")[0] == 200
+        process.terminate()
+        assert process.wait(WAIT) == 0
+
+
+def test_no_number_stands_for_a_socket_that_relayd_opened_itself(start_relay: Start) -> None:
+    running = start_relay("--metrics-listen", "127.0.0.1:0")
+    running.event("metrics_listening")
+    rows = [line.split() for line in Path(f"/proc/{running.pid}/net/tcp").read_text().splitlines()[1:]]
+    listening = {f"socket:[{row[9]}]" for row in rows if row[3] == "0A"}
+    descriptors = Path(f"/proc/{running.pid}/fd").iterdir()
+    numbers = [int(each.name) for each in descriptors if os.readlink(each) in listening]
+    assert len(numbers) == 2
+    # Another one opens its sockets in the same order, and has them under the same numbers.
+    for number in numbers:
+        for flags in (
+            ["--listen", f"fd:{number}", "--metrics-listen", "127.0.0.1:0"],
+            ["--metrics-listen", f"fd:{number}", "--listen", "127.0.0.1:0"],
+        ):
+            refused = start_relay(*flags)
+            assert refused.process.wait(WAIT) == 1
+            assert refused.log_text().startswith(f"relayd: cannot listen on fd:{number}: ")
+            assert refused.log_text().count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
@@ -110,6 +162,14 @@ def test_sockets_can_be_named_and_mixed_with_addresses_of_ones_own(tmp_path: Pat
         (
             ["--listen=fd:webb"],
             "relayd: cannot listen on fd:webb: no socket of that name was passed on (fd:web",
+        ),
+        (
+            ["--listen=fd:web", "--metrics-listen=fd:3"],
+            "relayd: cannot listen on fd:web: fd:3 is the same socket",
+        ),
+        (
+            ["--listen=fd:web", "--metrics-listen=fd:web"],
+            "relayd: cannot listen on fd:web: listen has it, and metrics-listen",
         ),
         (["--listen=fd:web,fd:3"], "relayd: cannot listen on fd:3: fd:web is the same socket"),
     ],

@@ -108,8 +108,35 @@ def test_sighup_is_a_reload_with_its_time_and_its_end(
     begun = manager.message_with("RELOADING")
     assert begun["RELOADING"] == "1"
     assert before <= int(begun["MONOTONIC_USEC"]) <= time.monotonic_ns() // 1000
-    assert manager.message_with("READY") == {"READY": "1"}
-    relay.event("reloaded" if accepted else "reload_refused")
+    counts = "0 binaries, 0 phones"
+    if accepted:
+        assert manager.message_with("READY") == {"READY": "1", "STATUS": counts}
+        relay.event("reloaded")
+    else:
+        error = relay.event("reload_refused")["error"]
+        status = f"{counts}; settings refused at reload: {error}"
+        assert manager.message_with("READY") == {"READY": "1", "STATUS": status}
+
+
+def test_a_refused_reload_stays_in_the_status_until_one_succeeds(
+    start_relay: Start, manager: Manager, tmp_path: Path
+) -> None:
+    path = tmp_path / "relayd.toml"
+    path.write_text("")
+    relay = start_relay("--config", str(path), env={"NOTIFY_SOCKET": manager.address})
+    manager.message_with("READY")
+    path.write_text("grace = 'soon'")
+    relay.process.send_signal(signal.SIGHUP)
+    manager.message_with("RELOADING")
+    assert '"soon"' in manager.message_with("READY")["STATUS"]
+    with connect(relay.url("/v1/server"), additional_headers=HEADERS):
+        relay.event("binary_claimed")
+        status = manager.message_with("STATUS")["STATUS"]
+        assert status.startswith("1 binary, 0 phones; settings refused at reload: grace: ")
+        path.write_text("")
+        relay.process.send_signal(signal.SIGHUP)
+        manager.message_with("RELOADING")
+        assert manager.message_with("READY")["STATUS"] == "1 binary, 0 phones"
 
 
 def test_a_drain_is_announced_with_the_time_that_it_may_take(start_relay: Start, manager: Manager) -> None:
@@ -208,7 +235,7 @@ async def test_what_the_manager_has_no_room_for_comes_later_and_in_order(
         async with trio.open_nursery() as nursery:
             nursery.start_soon(service.run, lambda: "newer")
             await trio.sleep(60)
-            with service.reloading():
+            with service.reloading(lambda: "newer"):
                 pass
             assert {"OTHER": "1"} in (crowded := await told(manager))
             assert [message for message in crowded if message != {"OTHER": "1"}] == []
@@ -218,7 +245,7 @@ async def test_what_the_manager_has_no_room_for_comes_later_and_in_order(
         service.close()
     assert first == {"READY": "1", "STATUS": "new"}
     assert second.keys() == {"RELOADING", "MONOTONIC_USEC"}
-    assert third == {"READY": "1"}
+    assert third == {"READY": "1", "STATUS": "newer"}
 
 
 def test_after_stopping_it_is_never_ready_again(tmp_path: Path) -> None:
@@ -227,7 +254,7 @@ def test_after_stopping_it_is_never_ready_again(tmp_path: Path) -> None:
     with manager.socket:
         service.stopping("draining", 0.0)
         service.ready("ready")
-        with service.reloading():
+        with service.reloading(lambda: ""):
             pass
         assert [message.get("STOPPING") for message in manager.waiting()] == ["1"]
     service.close()
