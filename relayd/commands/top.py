@@ -299,7 +299,11 @@ class _Window:
         if not self._failure:
             return []
         silent = time.monotonic() - self._answered
-        return textwrap.wrap(f"no answer since {silent:.0f} s; waiting for it: {self._failure}", max(width, 1))
+        return textwrap.wrap(
+            f"no answer since {silent:.0f} s; waiting for it: {self._failure}",
+            max(width, 1),
+            break_on_hyphens=False,
+        )
 
 
 def _watch(screen: "curses.window", path: str, first: Sample) -> None:
