@@ -4,7 +4,10 @@ import argparse
 import http.client
 import json
 import os
+import select
 import socket
+import time
+from collections.abc import Callable
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -17,6 +20,9 @@ __all__ = ["Unanswered", "ask", "configure_socket", "socket_path"]
 
 _TIMEOUT: Final = 10.0
 """Seconds without a byte from the daemon."""
+
+_MEANWHILE: Final = 0.05
+"""Seconds from one look at what else there is to do to the next."""
 
 
 def configure_socket(parser: argparse.ArgumentParser) -> None:
@@ -37,14 +43,17 @@ def socket_path(options: argparse.Namespace) -> str:
     return DEFAULT_ADMIN_SOCKET if path == "auto" else path
 
 
-def ask(path: str, method: str, *segments: str) -> Any:
+def ask(path: str, method: str, *segments: str, meanwhile: Callable[[], None] | None = None) -> Any:
     """The document that answers a request at the socket ``path``; ``segments`` are those of its target.
 
-    Raises `Unanswered`.
+    While there is no answer yet, ``meanwhile`` is called time and again. Raises `Unanswered`, and what
+    that raises.
     """
     connection = _UnixConnection(path)
     try:
         connection.request(method, "/" + "/".join(quote(segment, safe="") for segment in segments))
+        if meanwhile is not None:
+            _wait(connection.sock, meanwhile)
         answer = connection.getresponse()
         body = answer.read()
         if answer.status == 403:
@@ -68,6 +77,15 @@ def ask(path: str, method: str, *segments: str) -> Any:
     if answer.status >= 400:
         raise Unanswered(str(document.get("error", f"what listens at {path} is no admin socket of relayd's")))
     return document
+
+
+def _wait(answering: socket.socket, meanwhile: Callable[[], None]) -> None:
+    """Until there is something to read. Raises TimeoutError."""
+    deadline = time.monotonic() + _TIMEOUT
+    while not select.select([answering], [], [], _MEANWHILE)[0]:
+        if time.monotonic() > deadline:
+            raise TimeoutError
+        meanwhile()
 
 
 class _UnixConnection(http.client.HTTPConnection):

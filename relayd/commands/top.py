@@ -4,15 +4,18 @@ import argparse
 import curses
 import locale
 import sys
+import textwrap
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from heapq import nlargest
+from math import ceil
 from typing import Any, Final
 
 from attrs import frozen
 
 from relayd.commands.admin_client import Unanswered, ask, configure_socket, socket_path
+from relayd.commands.columns import Column, table
 from relayd.commands.units import duration, size
 
 __all__ = ["SORTS", "Row", "Sample", "configure", "lines", "run", "sampled"]
@@ -23,13 +26,24 @@ _INTERVAL: Final = 2.0
 SORTS: Final = {"r": "rate", "b": "backlog", "a": "age", "t": "round trip"}
 """By key: what the rows are sorted by, the largest first."""
 
-_LAYOUT: Final = "{:>6} {:>8} {:>8} {:>8} {:>8}  {:<24}  {:<{width}}  {:<21}  {}"
-_TITLES: Final = ("AGE", "RTT", "BACKLOG", "IN/s", "OUT/s", "CONN", "SERVER-ID", "REMOTE", "NAME")
-_HEAD_LINES: Final = 4
-"""The last of them has the titles."""
+_RETRY: Final = 1.0
+"""The same in seconds, while there is no answer."""
 
-_WIDEST: Final = 36
-"""Characters that the column of server-ids grows to; a longer one moves what is behind it."""
+_COLUMNS: Final = (
+    Column("AGE", 6, right=True, dispensable=3),
+    Column("RTT", 6, right=True, dispensable=4),
+    Column("BACKLOG", 7, right=True),
+    Column("IN/s", 5, right=True),
+    Column("OUT/s", 5, right=True),
+    Column("CONN", 8),
+    Column("SERVER-ID", 9),
+    Column("REMOTE", 15, dispensable=1),
+    Column("NAME", 10, dispensable=2),
+)
+"""At their narrowest all of them fit in 80 columns of a terminal."""
+
+_SORTED: Final = {"age": "AGE", "round trip": "RTT"}
+"""Columns that are shown for the sake of the order, however narrow it gets."""
 
 
 @frozen
@@ -37,8 +51,9 @@ class Row:
     """One connection, or a server-id in its grace window."""
 
     server_id: str
-    #: A phone's conn_id, "binary", or "grace" and the time left.
+    #: A phone's conn_id, "binary" or "grace".
     conn: str
+    #: In grace the time left.
     remote: str
     #: A phone's device name, a binary's version.
     name: str
@@ -113,24 +128,26 @@ def sampled(document: Mapping[str, Any], before: Sample | None) -> Sample:
     return Sample(uptime, rows, {row.key: _rates(row, known.get(row.key), elapsed) for row in rows})
 
 
-def lines(sample: Sample, sort: str, height: int) -> list[str]:
-    """The picture: a head, and rows as far as ``height`` lines go, sorted by a value of `SORTS`."""
+def lines(
+    sample: Sample, sort: str, height: int, width: int, notice: Sequence[str] = ()
+) -> tuple[list[str], list[str]]:
+    """The picture: its head; then titles, and rows as far as ``height`` goes, sorted by a value of `SORTS`.
+
+    A ``notice`` takes the place of the rates of all together.
+    """
     binaries = sum(row.conn == "binary" for row in sample.rows)
-    grace = sum(row.conn.startswith("grace") for row in sample.rows)
+    grace = sum(row.conn == "grace" for row in sample.rows)
     phones = len(sample.rows) - binaries - grace
-    room = max(height - _HEAD_LINES, 0)
-    shown = nlargest(room, sample.rows, key=lambda row: _sort_value(row, sample, sort))
-    width = min(max(len("SERVER-ID"), *(len(row.server_id) for row in shown), 0), _WIDEST)
-    keys = "  ".join(f"{key} {name}" for key, name in SORTS.items())
-    return [
+    head = [
         f"relayd up {duration(sample.uptime)}: binaries {binaries}, phones {phones}, in grace {grace}",
-        _summary(sample),
-        f"sorted by {sort}, {len(shown)} of {len(sample.rows)};  {keys}  q quit",
-        *(
-            _LAYOUT.format(*cells, width=width).rstrip()
-            for cells in (_TITLES, *(_cells(row, sample) for row in shown))
-        ),
+        *(notice or [_summary(sample)]),
     ]
+    room = max(height - len(head) - 2, 0)
+    shown = nlargest(room, sample.rows, key=lambda row: _sort_value(row, sample, sort))
+    keys = "  ".join(f"{key} {name}" for key, name in SORTS.items())
+    head.append(f"{len(shown)} of {len(sample.rows)} by {sort};  {keys}  q quit")
+    keep = [_SORTED[sort]] if sort in _SORTED else []
+    return head, table(_COLUMNS, [_cells(row, sample) for row in shown], width, keep)
 
 
 def _rows(document: Mapping[str, Any]) -> Iterator[Row]:
@@ -140,7 +157,7 @@ def _rows(document: Mapping[str, Any]) -> Iterator[Row]:
             yield _row(server_id, "binary", binary["version"], binary)
         else:
             left = server["grace_seconds_left"] or 0.0
-            yield Row(server_id, f"grace, {duration(left)} left", "", "", 0, None, 0, 0, 0, 0, 0)
+            yield Row(server_id, "grace", f"{duration(left)} left", "", 0, None, 0, 0, 0, 0, 0)
         for phone in server["phones"]:
             yield _row(server_id, phone["conn_id"], phone["device_name"], phone)
 
@@ -199,10 +216,9 @@ def _summary(sample: Sample) -> str:
 
 
 def _cells(row: Row, sample: Sample) -> tuple[str, ...]:
-    # The name comes last: its characters may be two columns wide.
     rates = _NO_RATES if sample.rates is None else sample.rates[row.key]
     return (
-        duration(row.age) if row.remote else "-",
+        "-" if row.conn == "grace" else duration(row.age),
         "-" if row.round_trip is None else duration(row.round_trip),
         size(row.backlog),
         "-" if sample.rates is None else size(rates.bytes_in),
@@ -214,30 +230,82 @@ def _cells(row: Row, sample: Sample) -> tuple[str, ...]:
     )
 
 
-def _watch(screen: "curses.window", path: str, sample: Sample) -> None:
+class _Quit(Exception):
+    """Somebody has pressed q."""
+
+
+class _Window:
+    """What is on the terminal, and the keys that are pressed there."""
+
+    def __init__(self, screen: "curses.window", path: str, first: Sample) -> None:
+        self._screen = screen
+        self._path = path
+        self._sample = first
+        self._sort = SORTS["r"]
+        #: By the monotonic clock: when the daemon last answered, and the picture was last drawn.
+        self._answered = self._drawn = time.monotonic()
+        #: Why it has not since; empty if it has.
+        self._failure = ""
+
+    def watch(self) -> None:
+        """Raises `_Quit` in the end. A daemon that goes away is waited for."""
+        while True:
+            self._draw()
+            due = time.monotonic() + (_RETRY if self._failure else _INTERVAL)
+            while (left := due - time.monotonic()) > 0:
+                self._key(left)
+            try:
+                document = ask(self._path, "GET", "connections", meanwhile=self._meanwhile)
+            except Unanswered as failure:
+                self._failure = str(failure)
+            else:
+                # What comes after a gap may be another process.
+                self._sample = sampled(document, None if self._failure else self._sample)
+                self._failure, self._answered = "", time.monotonic()
+
+    def _meanwhile(self) -> None:
+        """What goes on while a question waits for its answer."""
+        self._key(0)
+        if self._failure and time.monotonic() - self._drawn > _RETRY:
+            self._draw()
+
+    def _key(self, seconds: float) -> None:
+        """Wait so long for a key, and do what it means. Raises `_Quit`."""
+        self._screen.timeout(ceil(seconds * 1000))
+        pressed = self._screen.getch()
+        if pressed == ord("q"):
+            raise _Quit
+        self._sort = SORTS.get(chr(max(pressed, 0)), self._sort)
+        if pressed != -1:
+            self._draw()
+
+    def _draw(self) -> None:
+        """Draw anew; curses sends the terminal only what is different."""
+        height, width = self._screen.getmaxyx()
+        head, rows = lines(self._sample, self._sort, height, width - 1, self._notice(width - 1))
+        self._screen.erase()
+        for y, line in enumerate([*head, *rows][:height]):
+            # A window that has just become smaller, or a corner that cannot be written, is no reason to stop.
+            with suppress(curses.error):
+                self._screen.addnstr(
+                    y, 0, line, width - 1, curses.A_REVERSE if y == len(head) else curses.A_NORMAL
+                )
+        self._screen.refresh()
+        self._drawn = time.monotonic()
+
+    def _notice(self, width: int) -> list[str]:
+        if not self._failure:
+            return []
+        silent = time.monotonic() - self._answered
+        return textwrap.wrap(
+            f"no answer since {silent:.0f} s; waiting for it: {self._failure}",
+            max(width, 1),
+            break_on_hyphens=False,
+        )
+
+
+def _watch(screen: "curses.window", path: str, first: Sample) -> None:
     with suppress(curses.error):
         curses.curs_set(0)
-    sort = SORTS["r"]
-    while True:
-        _draw(screen, sample, sort)
-        deadline = time.monotonic() + _INTERVAL
-        while (left := deadline - time.monotonic()) > 0:
-            screen.timeout(max(int(left * 1000), 1))
-            pressed = screen.getch()
-            if pressed == ord("q"):
-                return
-            sort = SORTS.get(chr(max(pressed, 0)), sort)
-            if pressed != -1:
-                _draw(screen, sample, sort)
-        sample = sampled(ask(path, "GET", "connections"), sample)
-
-
-def _draw(screen: "curses.window", sample: Sample, sort: str) -> None:
-    """Draw anew; curses sends the terminal only what is different."""
-    height, width = screen.getmaxyx()
-    screen.erase()
-    for y, line in enumerate(lines(sample, sort, height)[:height]):
-        # A window that has just become smaller, or a corner that cannot be written, is no reason to stop.
-        with suppress(curses.error):
-            screen.addnstr(y, 0, line, width - 1, curses.A_REVERSE if y == _HEAD_LINES - 1 else curses.A_NORMAL)
-    screen.refresh()
+    with suppress(_Quit):
+        _Window(screen, path, first).watch()

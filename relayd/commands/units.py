@@ -1,20 +1,23 @@
-"""Durations, sizes and counts as people read them: at most seven characters each."""
+"""Durations, sizes and counts as people read them: at most six characters each."""
 
 __all__ = ["duration", "size"]
 
 
 def duration(seconds: float) -> str:
-    """Two units of time at most: ``3d07h``, ``2h13m``, ``13m05s``, ``5.2s``, ``340us``."""
-    if seconds < 0.001:
+    """Two units of time at most: ``3d07h``, ``2h13m``, ``13m05s``, ``5.2s``, ``246ms``."""
+    if seconds < 0.0009995:
         return f"{seconds * 1_000_000:.0f}us"
-    if seconds < 1:
-        return f"{seconds * 1000:.1f}ms"
-    if seconds < 60:
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.{1 if seconds < 0.09995 else 0}f}ms"
+    if seconds < 59.95:
         return f"{seconds:.1f}s"
-    minutes, hours, days = int(seconds) // 60, int(seconds) // 3600, int(seconds) // 86400
+    whole = max(int(seconds), 60)
+    minutes, hours, days = whole // 60, whole // 3600, whole // 86400
     if minutes < 60:
-        return f"{minutes}m{int(seconds) % 60:02}s"
-    return f"{hours}h{minutes % 60:02}m" if hours < 24 else f"{days}d{hours % 24:02}h"
+        return f"{minutes}m{whole % 60:02}s"
+    if hours < 24:
+        return f"{hours}h{minutes % 60:02}m"
+    return f"{days}d{hours % 24:02}h" if days < 100 else f"{days}d"
 
 
 def size(quantity: float, unit: str = "B") -> str:
