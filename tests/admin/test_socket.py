@@ -22,7 +22,7 @@ from tests.relay_process import WAIT, RelayProcess
 NOBODY, SOMEBODY = 65534, 65533
 
 BECOME = """\
-import encodings.idna, os, sys, relayd.cli
+import encodings.idna, os, sys, relayd.cli, relayd.commands.status
 os.setgroups([])
 os.setuid({})
 sys.exit(relayd.cli.main())
