@@ -21,6 +21,7 @@ from relayd.edge.listener import CannotListen
 from relayd.edge.passed import PassedSockets, take_passed_sockets
 from relayd.flags import Parser, add_settings, given
 from relayd.ops.log import Log
+from relayd.ops.production import NotForProduction, refuse_process
 from relayd.ops.systemd import ServiceManager
 from relayd.settings import Settings
 
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     reread = partial(load, given(options), os.environ, passed.addresses)
     try:
         return _serve(reread().settings, lambda: reread().settings, passed, manager)
-    except (BadSetting, BadCertificate) as refusal:
+    except (BadSetting, BadCertificate, NotForProduction) as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2
 
@@ -71,11 +72,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _serve(
     settings: Settings, reread: Callable[[], Settings], passed: PassedSockets, manager: ServiceManager
 ) -> int:
-    """Raises `BadCertificate`."""
+    """Raises `BadCertificate` and `NotForProduction`."""
+    if settings.production:
+        refuse_process()
     try:
         with closing(manager), closing(_log(settings)) as log:
             return trio.run(run, settings, log, reread, passed, manager)
-    except* CannotListen as failures:
+    except* (CannotListen, NotForProduction) as failures:
         for failure in failures.exceptions:
             print(f"relayd: {_innermost(failure)}", file=sys.stderr)
     return 1

@@ -35,6 +35,7 @@ from relayd.ops.events import (
 )
 from relayd.ops.log import Log
 from relayd.ops.process import prepare_process
+from relayd.ops.production import refuse_listener
 from relayd.ops.systemd import ServiceManager, status_of
 from relayd.routing.binary import serve_binary
 from relayd.routing.heartbeat import Heartbeats
@@ -100,7 +101,8 @@ class Relay:
     async def serve(self, *, task_status: trio.TaskStatus[Sequence[str]] = trio.TASK_STATUS_IGNORED) -> None:
         """Listen and serve until `drain` has ended it. Started, it reports the addresses bound.
 
-        Raises `relayd.edge.listener.CannotListen`, in a group if the listener fails later on.
+        Raises `relayd.edge.listener.CannotListen`, in a group if the listener fails later on, and
+        `relayd.ops.production.NotForProduction`.
         """
         try:
             await self._serve(task_status)
@@ -124,6 +126,7 @@ class Relay:
                     listeners.append(listener)
             for listener in listeners:
                 listener.address = self.settings.resolved(listener.address)
+                refuse_listener(listener.address, self.settings)
             admin = open_admin_socket(self.settings.admin_socket, self.emit)
             if admin is not None:
                 stack.callback(admin.close)

@@ -6,10 +6,10 @@ disagree. Where values come from is `relayd.configuration`'s.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Final, Literal, TypeVar
 
-from attrs import Attribute, evolve, field, frozen
+from attrs import Attribute, evolve, field, fields, frozen
 
 from relayd.ops.events import LEVELS, Level
 
@@ -63,6 +63,8 @@ class Setting:
     help: str
     live: bool = False
     """Whether SIGHUP can change it while relayd runs."""
+    weakest: float | None = None
+    """Of a limit: the highest value with which ``--production`` takes it for one. No limit at all is 0."""
 
 
 def setting_of(attribute: "Attribute[Any]") -> Setting:
@@ -94,8 +96,10 @@ def _setting(
     metavar: str,
     help: str,  # noqa: A002
     live: bool = False,
+    weakest: float | None = None,
 ) -> T:
-    value: T = field(default=default, metadata={"setting": Setting(parse, accepted, metavar, help, live)})
+    setting = Setting(parse, accepted, metavar, help, live, weakest)
+    value: T = field(default=default, metadata={"setting": setting})
     return value
 
 
@@ -228,6 +232,7 @@ def _duration(
     lowest: float = 0.001,
     *,
     live: bool = False,
+    weakest: float | None = None,
 ) -> float:
     return _setting(
         default,
@@ -236,10 +241,18 @@ def _duration(
         metavar="SECONDS",
         help=help,
         live=live,
+        weakest=weakest,
     )
 
 
-def _count(default: int, help: str, lowest: int, highest: int, metavar: str) -> int:  # noqa: A002
+def _count(
+    default: int,
+    help: str,  # noqa: A002
+    lowest: int,
+    highest: int,
+    metavar: str,
+    weakest: int | None = None,
+) -> int:
     return _setting(
         default,
         _whole(lowest, highest),
@@ -247,6 +260,7 @@ def _count(default: int, help: str, lowest: int, highest: int, metavar: str) -> 
         metavar=metavar,
         help=help,
         live=True,
+        weakest=weakest,
     )
 
 
@@ -295,17 +309,24 @@ class Settings:
     grace: float = _duration(
         30.0, "how long the phones of a binary that went away wait for it to come back", lowest=0.0
     )
-    heartbeat_interval: float = _duration(30.0, "time between two pings to a peer")
-    heartbeat_timeout: float = _duration(30.0, "close a peer that gives no sign of life this long after a ping")
-    probe_timeout: float = _duration(
-        10.0, "how long the holder of a server-id has to answer when another binary claims it", live=True
+    heartbeat_interval: float = _duration(30.0, "time between two pings to a peer", weakest=300)
+    heartbeat_timeout: float = _duration(
+        30.0, "close a peer that gives no sign of life this long after a ping", weakest=300
     )
-    handshake_timeout: float = _duration(5.0, "how long a client has for its whole request head", live=True)
+    probe_timeout: float = _duration(
+        10.0,
+        "how long the holder of a server-id has to answer when another binary claims it",
+        live=True,
+        weakest=60,
+    )
+    handshake_timeout: float = _duration(
+        5.0, "how long a client has for its whole request head", live=True, weakest=60
+    )
     message_timeout: float = _duration(
-        30.0, "how long a message may take from its first byte to its last", live=True
+        30.0, "how long a message may take from its first byte to its last", live=True, weakest=300
     )
     write_timeout: float = _duration(
-        10.0, "close a peer that takes none of the bytes waiting for it for this long", live=True
+        10.0, "close a peer that takes none of the bytes waiting for it for this long", live=True, weakest=120
     )
     drain_timeout: float = _duration(
         10.0,
@@ -313,10 +334,27 @@ class Settings:
         lowest=0.0,
         live=True,
     )
-    max_frame_bytes: int = _count(262144, "largest message accepted", 1, 64 * 1024 * 1024, "BYTES")
-    max_phones: int = _count(16, "phones that one server-id may have at a time", 1, 1_000_000, "COUNT")
+    max_frame_bytes: int = _count(
+        262144, "largest message accepted", 1, 64 * 1024 * 1024, "BYTES", weakest=4 * 1024 * 1024
+    )
+    max_phones: int = _count(
+        16, "phones that one server-id may have at a time", 1, 1_000_000, "COUNT", weakest=1024
+    )
     outbox_bytes: int = _count(
-        4194304, "most that may wait for one phone; beyond it the phone is closed", 1, 1024**3, "BYTES"
+        4194304,
+        "most that may wait for one phone; beyond it the phone is closed",
+        1,
+        1024**3,
+        "BYTES",
+        weakest=64 * 1024 * 1024,
+    )
+    production: bool = _setting(
+        False,
+        _parse_switch,
+        accepted="true or false",
+        metavar="BOOL",
+        help="refuse to start as what the internet should not meet: as root, with capabilities, without TLS "
+        "where no proxy does it, with a limit so high that it is none",
     )
     require_token: bool = _setting(
         True,
@@ -363,4 +401,15 @@ class Settings:
         for address in self.listen:
             if address.tls and not self.tls_cert:
                 return f"listen: {address} is to speak TLS, for which tls-cert and tls-key must be set"
-        return None
+        return next(self._no_limits(), None) if self.production else None
+
+    def _no_limits(self) -> Iterator[str]:
+        """What ``--production`` does not take for a limit."""
+        for attribute in fields(Settings):
+            weakest, value = setting_of(attribute).weakest, getattr(self, attribute.name)
+            if weakest is not None and isinstance(value, int | float) and not 0 < value <= weakest:
+                name = flag_of(attribute.name)
+                yield (
+                    f"{name}: {shown(value)} is too weak a limit for production; "
+                    f"set it to more than 0 and at most {weakest:.12g}, or do not set it"
+                )

@@ -26,6 +26,7 @@ GOOD = [
     ("max_frame_bytes", "1000", 1000),
     ("max_phones", "3", 3),
     ("outbox_bytes", "5000", 5000),
+    ("production", "true", True),
     ("require_token", "false", False),
     ("log_level", "debug", "debug"),
     ("log_format", "text", "text"),

@@ -9,6 +9,7 @@ from attrs import fields
 from relayd.configuration import BadSetting, load
 from relayd.edge.certificates import BadCertificate, read_certificate
 from relayd.flags import add_settings, given
+from relayd.ops.production import NotForProduction, refuse_listener
 from relayd.settings import Settings, flag_of, shown
 
 __all__ = ["configure", "run"]
@@ -25,7 +26,11 @@ def run(options: argparse.Namespace) -> int:
         loaded = load(given(options), os.environ)
         if loaded.settings.tls_cert:
             read_certificate(loaded.settings.tls_cert, loaded.settings.tls_key)
-    except (BadSetting, BadCertificate) as refusal:
+        for address in loaded.settings.listen:
+            # What systemd passes on is not known here.
+            if not address.fd:
+                refuse_listener(loaded.settings.resolved(address), loaded.settings)
+    except (BadSetting, BadCertificate, NotForProduction) as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2
     rows = [

@@ -177,7 +177,7 @@ def _units() -> Mapping[str, str]:
     data = resources.files(relayd) / "systemd"
     units = {name: (data / name).read_text() for name in _UNITS}
     program = " ".join(_program())
-    service = units["relayd.service"].replace("ExecStart=/usr/bin/relayd\n", f"ExecStart={program}\n")
+    service = units["relayd.service"].replace("ExecStart=/usr/bin/relayd ", f"ExecStart={program} ")
     if _systemd_version() < _KNOWS_NOTIFY_RELOAD:
         service = service.replace("Type=notify-reload\n", "Type=notify\nExecReload=kill -HUP $MAINPID\n")
     return {**units, "relayd.service": service}

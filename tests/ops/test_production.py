@@ -1,0 +1,112 @@
+"""``--production``: what a relay on the internet must not be, each with the reason and the fix in one line."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from relayd.cli import main
+from relayd.configuration import BadSetting, load
+from relayd.ops.production import NotForProduction, process_objections, refuse_listener
+from relayd.settings import Address, Settings, setting_of
+from tests.relay_process import WAIT, RelayProcess
+
+HARMLESS = "Name:\trelayd\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n"
+BIND = "0000000000000400"
+
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
+
+
+def test_process_of_an_ordinary_user_without_capabilities_or_to_bind_low_ports_is_fine() -> None:
+    assert list(process_objections(1000, HARMLESS)) == []
+    assert list(process_objections(1000, HARMLESS.replace("0" * 16, BIND))) == []
+
+
+def test_root_is_refused_with_what_to_do() -> None:
+    assert "User= in a unit" in next(process_objections(0, HARMLESS))
+
+
+@pytest.mark.parametrize("name", ["CapInh", "CapPrm", "CapEff"])
+def test_any_other_capability_is_refused_in_whatever_set_it_is(name: str) -> None:
+    status = HARMLESS.replace(f"{name}:\t0000000000000000", f"{name}:\t0000000000001400")
+    (objection,) = process_objections(1000, status)
+    assert f"{name} is 0000000000001400" in objection
+    assert "CapabilityBoundingSet=CAP_NET_BIND_SERVICE" in objection
+
+
+@pytest.mark.parametrize("address", ["", "0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "relay.example.org"])
+def test_plain_listener_for_everybody_is_refused_unless_a_proxy_is_declared(address: str) -> None:
+    at = Address(address, 8080)
+    with pytest.raises(NotForProduction, match="without TLS; set tls-cert and tls-key"):
+        refuse_listener(at, Settings(production=True))
+    refuse_listener(at, Settings())
+    refuse_listener(at, load({"production": "true", "trusted_proxies": "10.0.0.0/8"}, {}).settings)
+    refuse_listener(Address(address, 8080, tls=True), Settings(production=True))
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        Address("127.0.0.1", 1),
+        Address("127.1.2.3", 1),
+        Address("::1", 1),
+        Address("localhost", 1),
+        Address(path="/s"),
+    ],
+)
+def test_plain_listener_for_this_machine_is_fine(address: Address) -> None:
+    refuse_listener(address, Settings(production=True))
+
+
+LIMITS = [attribute for attribute in Settings.__attrs_attrs__ if setting_of(attribute).weakest is not None]
+
+
+@pytest.mark.parametrize("name", [attribute.name for attribute in LIMITS])
+def test_limit_that_is_weaker_than_its_floor_is_refused_and_the_floor_itself_is_not(name: str) -> None:
+    weakest = next(setting_of(attribute).weakest for attribute in LIMITS if attribute.name == name)
+    assert weakest is not None
+    assert load({"production": "true", name: f"{weakest:.12g}"}, {}).settings
+    weaker = {name: f"{weakest + 1:.12g}"}
+    assert load(weaker, {}).settings
+    with pytest.raises(
+        BadSetting, match=f"^{name.replace('_', '-')}: .* is too weak a limit for production; set it"
+    ):
+        load({"production": "true", **weaker}, {})
+
+
+def test_every_bound_on_what_strangers_may_take_has_a_floor() -> None:
+    bounds = {name for name in Settings.__annotations__ if name.startswith("max_") or name.endswith("_timeout")}
+    # How long a drain takes is the operator's own affair.
+    assert bounds - {attribute.name for attribute in LIMITS} == {"drain_timeout"}
+
+
+def test_check_says_what_a_start_would_end_with(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--config", "/dev/null", "--production", "--listen", ":8080"]) == 2
+    assert "relayd: production: :8080 would take anybody's connections" in capsys.readouterr().err
+    assert main(["check", "--config", "/dev/null", "--production"]) == 0
+
+
+@needs_root
+def test_relay_does_not_start_as_root_nor_for_everybody_and_does_as_an_ordinary_user(tmp_path: Path) -> None:
+    flags = ("--production", "--listen", "127.0.0.1:0")
+    become = "import encodings.idna, os, sys, relayd.cli, relayd.daemon\n{}sys.exit(relayd.cli.main())\n"
+    nobody = "os.setgroups([])\nos.setuid(65534)\n"
+
+    def started(as_whom: str, *flags: str) -> RelayProcess:
+        log = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
+        return RelayProcess(log, *flags, program=("-c", become.format(as_whom)))
+
+    as_root = started("", *flags)
+    assert as_root.process.wait(WAIT) == 2
+    assert as_root.log_text().startswith("relayd: production: relayd would run as root; ")
+    for_all = started(nobody, "--production", "--listen", "0.0.0.0:0")
+    assert for_all.process.wait(WAIT) == 1
+    assert "would take anybody's connections without TLS" in for_all.log_text()
+    assert for_all.log_text().count("\n") == 1
+    ordinary = started(nobody, *flags)
+    try:
+        ordinary.event("listening")
+        assert ordinary.stop() == 0
+    finally:
+        ordinary.process.kill()
+        ordinary.process.wait()
