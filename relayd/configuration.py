@@ -75,11 +75,14 @@ def reloaded(old: Settings, new: Settings) -> tuple[Settings, list[str], list[st
     """What becomes of ``old`` when ``new`` was read while relayd runs.
 
     Returns the settings to go on with, the names of those that changed, and the names of those that
-    would have but need a restart.
+    would have but need a restart. Raises `BadSetting` if those to go on with cannot be together.
     """
     differing = [name for name in _KNOWN if getattr(old, name) != getattr(new, name)]
     live = [name for name in differing if _KNOWN[name].live]
     settings = evolve(old, **{name: getattr(new, name) for name in live})
+    contradiction = settings.contradiction()
+    if contradiction is not None:
+        raise BadSetting(contradiction)
     return settings, live, [name for name in differing if name not in live]
 
 

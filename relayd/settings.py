@@ -7,13 +7,23 @@ disagree. Where values come from is `relayd.configuration`'s.
 
 import re
 from collections.abc import Callable, Iterable, Iterator
+from ipaddress import IPv4Network, IPv6Network
 from typing import Any, Final, Literal, TypeVar
 
 from attrs import Attribute, evolve, field, fields, frozen
 
 from relayd.ops.events import LEVELS, Level
 
-__all__ = ["DEFAULT_ADMIN_SOCKET", "Address", "Setting", "Settings", "flag_of", "setting_of", "shown"]
+__all__ = [
+    "DEFAULT_ADMIN_SOCKET",
+    "Address",
+    "Setting",
+    "Settings",
+    "TrustedProxy",
+    "flag_of",
+    "setting_of",
+    "shown",
+]
 
 T = TypeVar("T")
 
@@ -162,6 +172,41 @@ def _parse_metrics_addresses(text: str) -> tuple[Address, ...]:
     return _parse_addresses(re.sub(r"(^|[\s,]):([0-9]{1,5})(?=$|[\s,])", r"\1\2", text.strip()))
 
 
+ProxyProtocol = Literal["off", "require"]
+
+
+def _parse_proxy_protocol(text: str) -> ProxyProtocol:
+    match text.lower():
+        case "off" | "require" as proxy_protocol:
+            return proxy_protocol
+    raise ValueError
+
+
+TrustedProxy = IPv4Network | IPv6Network | Literal["unix"]
+"""A network, or whoever comes by way of a unix socket."""
+
+
+def _parse_trusted_proxies(text: str) -> tuple[TrustedProxy, ...]:
+    if text.strip().lower() == "off":
+        return ()
+    proxies = tuple(_parse_trusted_proxy(part) for part in re.split(r"[\s,]+", text.strip()))
+    if len(set(proxies)) < len(proxies):
+        raise ValueError
+    return proxies
+
+
+def _parse_trusted_proxy(text: str) -> TrustedProxy:
+    if text.lower() == "unix":
+        return "unix"
+    if re.fullmatch(r"[0-9A-Fa-f:.]+(/[0-9]{1,3})?", text, re.ASCII) is None:
+        raise ValueError
+    network = IPv6Network(text) if ":" in text else IPv4Network(text)
+    # relayd knows who comes from such an address by its IPv4 one, so this would be nobody.
+    if isinstance(network, IPv6Network) and network.network_address.ipv4_mapped is not None:
+        raise ValueError
+    return network
+
+
 def _seconds(lowest: float, highest: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         # float() alone would also take "nan", "inf", "1e9" and "1_0".
@@ -306,6 +351,25 @@ class Settings:
         "an interface's address written out: 10.0.0.5:9464, 0.0.0.0:9464 for all; fd:NAME or fd:4 is a socket "
         "that systemd passed on; give it again for more",
     )
+    proxy_protocol: ProxyProtocol = _setting(
+        "off",
+        _parse_proxy_protocol,
+        accepted="off or require",
+        metavar="MODE",
+        help="require: each connection comes from one of --trusted-proxies and begins with a PROXY header, "
+        "version 1 or 2, that says whose it is; off: none does; a listener marked +proxy or +direct goes its "
+        "own way",
+    )
+    trusted_proxies: tuple[TrustedProxy, ...] = _setting(
+        (),
+        _parse_trusted_proxies,
+        accepted="off, or networks such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32, with no bit set behind the "
+        "prefix, or the word unix, each once,",
+        metavar="CIDR",
+        help="proxies that are believed when they say who is calling, by a PROXY header, X-Forwarded-For or "
+        "Forwarded: addresses or networks, or unix for whoever may open unix sockets; give it again for more",
+        live=True,
+    )
     grace: float = _duration(
         30.0, "how long the phones of a binary that went away wait for it to come back", lowest=0.0
     )
@@ -390,8 +454,12 @@ class Settings:
     )
 
     def resolved(self, address: Address) -> Address:
-        """``address`` with what its listener speaks: True where it has TLS."""
-        return evolve(address, tls=True) if address.tls is None and self.tls_cert else address
+        """``address`` with what its listener speaks: True where there is TLS, or a PROXY header."""
+        if address.tls is None and self.tls_cert:
+            address = evolve(address, tls=True)
+        if address.proxy is None and self.proxy_protocol == "require":
+            address = evolve(address, proxy=True)
+        return address
 
     def contradiction(self) -> str | None:
         """What of these settings, each acceptable alone, cannot be together, in one line; None if nothing."""
@@ -401,6 +469,11 @@ class Settings:
         for address in self.listen:
             if address.tls and not self.tls_cert:
                 return f"listen: {address} is to speak TLS, for which tls-cert and tls-key must be set"
+            if self.resolved(address).proxy and not address.path and not self.trusted_proxies:
+                return (
+                    f"trusted-proxies: is not set, but {address} requires a PROXY header: name the proxies "
+                    "that may send it, as in --trusted-proxies 127.0.0.1"
+                )
         return next(self._no_limits(), None) if self.production else None
 
     def _no_limits(self) -> Iterator[str]:

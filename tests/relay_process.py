@@ -3,8 +3,10 @@
 import contextlib
 import json
 import os
+import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -92,6 +94,14 @@ class RelayProcess:
         if self.process.poll() is None:
             self.process.send_signal(number)
         return self.process.wait(WAIT)
+
+
+def free_port() -> int:
+    """A port that nobody has, nor is given by the kernel before it is used: those are from 32768 on."""
+    while True:
+        port = random.randrange(20_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def until(probe: Callable[[], T | None], what: str) -> T:

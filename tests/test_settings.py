@@ -1,5 +1,6 @@
 """Every setting by flag, by environment variable and by file, and the line that refuses a bad one."""
 
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,12 @@ GOOD = [
         (Address("127.0.0.1", 1), Address("::1", 2), Address("0.0.0.0", 3)),
     ),
     ("metrics_listen", "fd:metrics,unix:/run/m.sock", (Address(fd="metrics"), Address(path="/run/m.sock"))),
+    ("proxy_protocol", "REQUIRE", "require"),
+    (
+        "trusted_proxies",
+        "10.0.0.0/8, 192.0.2.7 2001:db8::/32,UNIX",
+        (IPv4Network("10.0.0.0/8"), IPv4Network("192.0.2.7/32"), IPv6Network("2001:db8::/32"), "unix"),
+    ),
     *((name, "0.25", 0.25) for name in ("grace", "heartbeat_interval", "heartbeat_timeout", "probe_timeout")),
     *((name, "7", 7.0) for name in ("handshake_timeout", "message_timeout", "write_timeout", "drain_timeout")),
     ("max_frame_bytes", "1000", 1000),
@@ -39,7 +46,11 @@ GOOD = [
 ]
 
 
-NOT_ALONE = {"tls_cert": {"tls_key": "/another.pem"}, "tls_key": {"tls_cert": "/another.pem"}}
+NOT_ALONE = {
+    "tls_cert": {"tls_key": "/another.pem"},
+    "tls_key": {"tls_cert": "/another.pem"},
+    "proxy_protocol": {"trusted_proxies": "unix"},
+}
 """What has to be set, too."""
 
 
@@ -57,6 +68,8 @@ def test_a_flag_wins_over_its_variable(name: str) -> None:
     other = {
         "listen": ":1",
         "metrics_listen": ":2",
+        "proxy_protocol": "off",
+        "trusted_proxies": "192.0.2.0/24",
         "require_token": "true",
         "log_level": "error",
         "log_format": "json",
@@ -96,6 +109,27 @@ def test_every_setting_is_in_the_table() -> None:
             )
         ),
         *(("metrics_listen", text) for text in ("", "localhost", "fd:", ":65536", "9464,:9464", "unix:m")),
+        *(("proxy_protocol", text) for text in ("", "on", "v2", "true")),
+        *(
+            ("trusted_proxies", text)
+            for text in (
+                "",
+                "localhost",
+                "10.0.0.1/8",
+                "10.0.0.0/33",
+                "10.0.0.0/255.0.0.0",
+                "10.0.0",
+                "010.0.0.0/8",
+                "10.0.0.0/8,10.0.0.0/8",
+                "off,10.0.0.0/8",
+                "::1/64",
+                "fe80::1%lo",
+                "[::1]",
+                "::ffff:10.0.0.1",
+                "::ffff:10.0.0.0/104",
+                "unix:/run/r.sock",
+            )
+        ),
         ("require_token", "maybe"),
         ("log_level", "loud"),
         ("log_format", "xml"),
@@ -212,3 +246,40 @@ def test_a_socket_that_metrics_take_is_none_of_those_to_listen_on_if_nobody_says
     assert (loaded.settings.listen, loaded.sources["listen"]) == (passed[:1], "LISTEN_FDS")
     only = load({"metrics_listen": "fd:metrics"}, {}, passed[1:])
     assert (only.settings.listen, only.sources["listen"]) == (Settings().listen, "the default")
+
+
+REQUIRING = [
+    {"listen": ":0+proxy"},
+    {"listen": ":0,fd:web+proxy"},
+    {"listen": ":0", "proxy_protocol": "require"},
+    {"proxy_protocol": "require"},
+]
+
+
+@pytest.mark.parametrize("flags", REQUIRING)
+def test_a_proxy_header_is_required_from_proxies_that_are_named(flags: dict[str, str]) -> None:
+    with pytest.raises(BadSetting) as refusal:
+        load(flags, {})
+    line = str(refusal.value)
+    assert line.startswith("trusted-proxies: is not set, but ")
+    assert line.endswith("--trusted-proxies 127.0.0.1")
+    assert line.isprintable()
+    load({**flags, "trusted_proxies": "127.0.0.1"}, {})
+
+
+def test_a_proxy_header_on_a_unix_socket_is_required_from_whoever_may_open_it() -> None:
+    load({"listen": "unix:/run/r.sock+proxy"}, {})
+    load({"listen": "unix:/run/r.sock,:0+direct", "proxy_protocol": "require"}, {})
+    with pytest.raises(BadSetting, match="trusted-proxies"):
+        load({"listen": "unix:/run/r.sock,:0", "proxy_protocol": "require"}, {})
+
+
+def test_a_reload_that_leaves_a_listener_without_its_proxies_is_refused() -> None:
+    old = load({"listen": ":0+proxy", "trusted_proxies": "127.0.0.1"}, {}).settings
+    new = load({"listen": ":0"}, {}).settings
+    with pytest.raises(BadSetting, match="trusted-proxies"):
+        reloaded(old, new)
+    new = load({"listen": ":0", "trusted_proxies": "10.0.0.0/8"}, {}).settings
+    settings, changed, needs_restart = reloaded(old, new)
+    assert (changed, needs_restart) == (["trusted_proxies"], ["listen"])
+    assert settings.trusted_proxies == (IPv4Network("10.0.0.0/8"),)

@@ -49,7 +49,8 @@ _ADVICE: Final = {
     308: "dial the address that it redirects to",
     400: "so a relay refuses what lacks a header: does a proxy remove x-pyrycode- headers or user-agent?",
     401: "something in front of the relay wants a password: let it pass /v1/ without one",
-    403: "a rule of a firewall or proxy in front of the relay keeps this address or path out",
+    403: "a rule of a firewall or proxy in front of the relay keeps this address or path out, or relayd is not "
+    "told who is calling: then its log has proxy_refused",
     404: "the path: does the proxy pass /v1/ on? relayd knows no prefix, so the proxy must take it away",
     405: "a proxy in between has changed the method: it must pass the upgrade on as it is",
     426: "the proxy does not pass the upgrade on: it must speak HTTP/1.1 and forward Connection and Upgrade",
@@ -225,7 +226,8 @@ async def _ask(plan: Plan, path: str, headers: Mapping[str, str]) -> Answer:
     if head is None:
         raise Failed(
             f"{path}: the connection ended without an answer",
-            "look at the log of what listens there; if it wants TLS, dial wss://",
+            "look at the log of what listens there; if it wants TLS, dial wss://; "
+            "if it wants a PROXY header, dial the proxy that sends one",
         )
     shown = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
     return Answer(head.status_code, shown, body)

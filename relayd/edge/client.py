@@ -1,9 +1,10 @@
 """Who is at the other end of a connection."""
 
 import socket
-from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from attrs import frozen
+
+from relayd.wire.address import IPAddress, ip_address
 
 __all__ = ["Client", "peer_of"]
 
@@ -12,14 +13,16 @@ __all__ = ["Client", "peer_of"]
 class Client:
     """An address and a port; without an address, somebody on this machine, by way of a unix socket."""
 
-    address: IPv4Address | IPv6Address | None = None
+    address: IPAddress | None = None
     port: int = 0
+    """0 if a proxy has told the address alone."""
 
     def __str__(self) -> str:
-        """As logs have it: "192.0.2.1:5000", "[2001:db8::1]:5000" or "unix"."""
+        """As logs have it: "192.0.2.1:5000", "[2001:db8::1]:5000" or "unix"; the port only if it is known."""
         if self.address is None:
             return "unix"
-        return f"[{self.address}]:{self.port}" if self.address.version == 6 else f"{self.address}:{self.port}"
+        host = f"[{self.address}]" if self.address.version == 6 else str(self.address)
+        return f"{host}:{self.port}" if self.port else host
 
     @classmethod
     def at(cls, host: str, port: int) -> "Client":
@@ -27,10 +30,7 @@ class Client:
 
         Raises ValueError for what is no address. A zone (``%eth0``) is dropped.
         """
-        address = ip_address(host.partition("%")[0])
-        if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-            address = address.ipv4_mapped
-        return cls(address, port)
+        return cls(ip_address(host.partition("%")[0]), port)
 
 
 def peer_of(sock: socket.socket) -> Client | None:

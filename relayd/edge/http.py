@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, Protocol
 from attrs import frozen
 from websockets.utils import accept_key
 
+from relayd.edge.caller import Caller
 from relayd.edge.request import Answer, Request, answer_or
 from relayd.edge.stream import Stream
 from relayd.settings import Settings
@@ -69,19 +70,25 @@ class Upgrade:
 
 
 async def answer_request(
-    stream: Stream, deadline: float, settings: Settings, front: Front, on_refused: Callable[[int], None]
+    stream: Stream,
+    deadline: float,
+    settings: Settings,
+    front: Front,
+    caller: Caller,
+    on_refused: Callable[[int], None],
 ) -> Upgrade | None:
     """Read the request head of ``stream``; return the upgrade that it asks for, or answer it.
 
     The whole head must be there at ``deadline`` by trio's clock; the answer may take the handshake timeout.
-    ``on_refused`` is told the status of an error that may be logged.
+    ``caller`` is told the head, and ``on_refused`` the status of an error that may be logged.
     """
     endpoint: Endpoint = "other"
 
     def judge(request: Request) -> Upgrade:
         nonlocal endpoint
         endpoint = _ENDPOINTS.get(request.head.target.partition(b"?")[0], "other")
-        return _judge(request, endpoint, settings, front)
+        caller.asked(request.head)
+        return _judge(request, endpoint, settings, front, caller)
 
     def note(answer: Answer) -> None:
         front.answered(endpoint, answer.status)
@@ -94,7 +101,7 @@ async def answer_request(
     return upgrade
 
 
-def _judge(request: Request, endpoint: Endpoint, settings: Settings, front: Front) -> Upgrade:
+def _judge(request: Request, endpoint: Endpoint, settings: Settings, front: Front, caller: Caller) -> Upgrade:
     """The upgrade that ``request`` asks for. Raises `Answer` if there is to be none."""
     if endpoint == "other":
         raise Answer(404)
@@ -106,6 +113,8 @@ def _judge(request: Request, endpoint: Endpoint, settings: Settings, front: Fron
         readiness = front.readiness()
         raise Answer.document(200 if readiness["status"] == "ok" else 503, readiness)
     key = _websocket_key(request.head)
+    if caller.problem is not None:
+        raise Answer(403)
     try:
         if endpoint == "server":
             hello: BinaryHello | PhoneHello = binary_hello(request.head.fields)

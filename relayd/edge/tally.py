@@ -114,6 +114,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[Endpoint, int]] = Counter()
+        #: By outcome.
+        self.proxy_headers: Counter[str] = Counter()
         self.claims: Counter[str] = Counter()
         self.registrations: Counter[str] = Counter()
         self.drops: Counter[str] = Counter()

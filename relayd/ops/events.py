@@ -395,6 +395,20 @@ class RequestRefused(Event):
 
 
 @frozen
+class ProxyRefused(Event):
+    """A connection was closed, or its upgrade answered with 403: whose it is could not be told."""
+
+    level: ClassVar[Level] = "warning"
+    limit: ClassVar[Limit | None] = FAULTS
+    message_id: ClassVar[str] = "9fdc022a5e09469d882033e38053a507"
+    message: ClassVar[str] = "connection from {remote} refused, since nobody can say whose it is: {problem}"
+    remote: str
+    """The socket's peer: the proxy, or whoever dialled as if he were one."""
+    problem: Literal["untrusted", "malformed", "late", "no_address", "contradiction"]
+    """See `docs/operations.md`, "Behind a proxy"."""
+
+
+@frozen
 class AcceptPaused(Event):
     """The system is out of file descriptors or memory: no connection is accepted until that has passed."""
 

@@ -130,11 +130,12 @@ def _certificate_end(survey: Survey) -> Values:
 
 _KINDS: Final[tuple[Kind, ...]] = ("binary", "phone")
 _OWN_CODES: Final = ("1001", "1002", "1007", "1008", "1009", "1011", "4404", "4409", "4429")
-_STATUSES: Final = ("101", "200", "400", "404", "405", "408", "426", "431", "503")
+_STATUSES: Final = ("101", "200", "400", "403", "404", "405", "408", "426", "431", "503")
 _HANDSHAKES: Final = ("ok", "failed", "hung_up", "timeout")
 _DIRECTIONS: Final = ("from_binary", "to_binary", "from_phone", "to_phone")
 _CLAIMS: Final = ("claimed", "reclaimed", "took_over", "refused")
 _REGISTRATIONS: Final = ("registered", "no_server", "too_many_phones")
+_PROXY_HEADERS: Final = ("address", "no_address", "untrusted", "malformed", "late", "none")
 _DROPS: Final = ("malformed", "unknown_phone", "push_wake")
 _COMPILED: Final = str(str(frames.__file__).endswith(".so")).lower()
 
@@ -153,6 +154,15 @@ FAMILIES: Final = (
         "Requests answered. Status 101: an upgrade; other: a path that leads nowhere, or an unfinished head.",
         _requests,
         {"endpoint": get_args(Endpoint), "status": _STATUSES},
+    ),
+    Family(
+        "relayd_proxy_headers_total",
+        "counter",
+        "Connections to listeners that require a PROXY header. address: it says who calls; no_address: it does "
+        "not, as for a health check; none: hung up without a word. Closed without an answer: untrusted (not "
+        "from `--trusted-proxies`), malformed, late (not whole within 5 s).",
+        lambda survey: _each(_PROXY_HEADERS, survey.relay.tally.proxy_headers),
+        {"outcome": _PROXY_HEADERS},
     ),
     Family(
         "relayd_claims_total",

@@ -4,7 +4,6 @@ import contextlib
 import http.client
 import json
 import os
-import random
 import shutil
 import socket
 import subprocess
@@ -23,20 +22,12 @@ from relayd.edge.listener import CannotListen
 from relayd.edge.passed import PassedSockets, take_passed_sockets
 from relayd.ops.events import Event, Stopped
 from relayd.settings import Address, Settings
-from tests.relay_process import WAIT, RelayProcess, until
+from tests.relay_process import WAIT, RelayProcess, free_port, until
 from tests.trio_client import BINARY_HEADERS, Client
 
 Start = Callable[..., RelayProcess]
 
 HEADERS = {"x-pyrycode-server": "s", "x-pyrycode-version": "1", "x-pyrycode-token": "t"}
-
-
-def free_port() -> int:
-    """A port that nobody has, nor is given by the kernel before it is used: those are from 32768 on."""
-    while True:
-        port = random.randrange(20_000, 32_000)
-        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
-            return port
 
 
 @contextlib.contextmanager
