@@ -70,6 +70,7 @@ def test_a_flag_wins_over_its_variable(name: str) -> None:
         "metrics_listen": ":2",
         "proxy_protocol": "off",
         "trusted_proxies": "192.0.2.0/24",
+        "production": "false",
         "require_token": "true",
         "log_level": "error",
         "log_format": "json",

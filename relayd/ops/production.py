@@ -27,7 +27,7 @@ class NotForProduction(Exception):
 
 def refuse_process() -> None:
     """Raises `NotForProduction` if this process may do more than a relay has use for."""
-    for objection in process_objections(os.geteuid(), Path("/proc/self/status").read_text("ascii", "replace")):
+    for objection in process_objections(os.geteuid(), Path("/proc/self/status").read_text("utf-8", "replace")):
         raise NotForProduction(objection)
 
 

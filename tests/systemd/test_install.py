@@ -45,7 +45,7 @@ def test_a_narrow_umask_keeps_the_services_own_user_from_nothing(tmp_path: Path)
 def test_the_service_runs_the_relayd_that_installed_it(tmp_path: Path) -> None:
     install(tmp_path)
     started = re.findall(r"^ExecStart=(\S+)(.*)$", (tmp_path / FILES[1]).read_text(), re.MULTILINE)
-    assert started == [(str(Path(sys.executable).parent / "relayd"), "")]
+    assert started == [(str(Path(sys.executable).parent / "relayd"), " --production")]
 
 
 def test_a_second_install_changes_nothing(tmp_path: Path) -> None:
