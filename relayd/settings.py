@@ -474,10 +474,16 @@ class Settings:
                     f"trusted-proxies: is not set, but {address} requires a PROXY header: name the proxies "
                     "that may send it, as in --trusted-proxies 127.0.0.1"
                 )
-        return next(self._no_limits(), None) if self.production else None
+        return next(self._too_weak(), None) if self.production else None
 
-    def _no_limits(self) -> Iterator[str]:
+    def _too_weak(self) -> Iterator[str]:
         """What ``--production`` does not take for a limit."""
+        for proxy in self.trusted_proxies:
+            if proxy != "unix" and not proxy.prefixlen:
+                yield (
+                    f"trusted-proxies: {proxy} lets everybody say who he is, which is too weak for production; "
+                    "name the proxies alone"
+                )
         for attribute in fields(Settings):
             weakest, value = setting_of(attribute).weakest, getattr(self, attribute.name)
             if weakest is not None and isinstance(value, int | float) and not 0 < value <= weakest:
