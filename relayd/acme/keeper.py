@@ -6,16 +6,16 @@ One certificate for each, so that a domain which cannot be proven keeps no other
 import errno
 import random
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Final, NoReturn, TypeVar
+from typing import Final, NoReturn, Protocol, TypeVar
 
 import trio
 
-from relayd.acme.authority import Authority, Kind, Order, Session
+from relayd.acme.authority import Authority, Challenge, Kind, Order, Session
 from relayd.acme.cache import Cache
 from relayd.acme.certificate import BadCertificate, Certificate, checked_key, new_key
-from relayd.acme.pending import Pending
 from relayd.acme.problems import ADVICE, Failed
 from relayd.acme.schedule import challenge_for, renewal_due, retry_delay
 from relayd.ops.events import (
@@ -30,7 +30,7 @@ from relayd.ops.events import (
     StateNotKept,
 )
 
-__all__ = ["Keeper", "account_key"]
+__all__ = ["Ask", "Keeper", "account_key", "one_thread"]
 
 T = TypeVar("T")
 
@@ -62,6 +62,27 @@ def account_key(cache: Cache, emit: Emit) -> bytes:
     return made
 
 
+class Ask(Protocol):
+    """Makes a call that blocks, and lets the loop go on meanwhile."""
+
+    async def __call__(self, question: Callable[[], T], /) -> T:
+        """What ``question`` returns, or raises."""
+
+
+def one_thread() -> Ask:
+    """Calls in a thread, one at a time.
+
+    Cancelled, the thread is left alone with its call, and the next one waits until that has ended. Nobody
+    else does: what it holds is a place here, and its own session with the CA.
+    """
+    limiter = trio.CapacityLimiter(1)
+
+    async def ask(question: Callable[[], T], /) -> T:
+        return await trio.to_thread.run_sync(question, abandon_on_cancel=True, limiter=limiter)
+
+    return ask
+
+
 class Keeper:
     """Keeps certificates of some domains: `restore` what is in the cache, then `run`."""
 
@@ -73,42 +94,43 @@ class Keeper:
         name: str,
         authority: Authority,
         cache: Cache,
-        pending: Pending,
+        offering: Callable[[Challenge], AbstractContextManager[None]],
         install: Callable[[Certificate], None],
         emit: Emit,
+        ask: Ask,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
         draw: Callable[[], float] = random.random,
     ) -> None:
         """``kinds`` are the challenges that can be met, the preferred one first; ``name`` is the CA's.
 
-        ``install`` is given each certificate that is to be used from then on. ``now`` tells the date, and
-        ``draw`` a random number from 0 up to 1.
+        ``offering`` shows a challenge to whoever looks, for the length of a body. ``install`` is given each
+        certificate that is to be used from then on, and may raise `BadCertificate`. ``ask`` makes calls
+        that block. ``now`` tells the date, and ``draw`` a random number from 0 up to 1.
         """
         self._domains = domains
         self._kinds = kinds
         self._name = name
         self._authority = authority
         self._cache = cache
-        self._pending = pending
+        self._offering = offering
         self._install = install
         self._emit = emit
         self._now = now
         self._draw = draw
         self._held: dict[str, Certificate] = {}
-        # One question at a time, of all domains together; and no two open an account at once.
-        self._threads = trio.CapacityLimiter(1)
+        self._ask = ask
+        # No two are to open an account at once.
         self._signing_in = trio.Lock()
 
     def restore(self) -> None:
         """Install what is in the cache, also if it has ended: whose clock is right is not known."""
         for domain in self._domains:
             certificate = self._cached(domain)
-            if certificate is not None:
-                self._install(certificate)
+            if certificate is None:
+                self._emit(CertificateAwaited(domain, self._name))
+            else:
                 self._held[domain] = certificate
                 self._emit(CertificateRestored(domain, _written(certificate.ends)))
-            else:
-                self._emit(CertificateAwaited(domain, self._name))
 
     async def run(self) -> NoReturn:
         """Have certificates issued and renewed until cancelled. No failure of the CA's ends it."""
@@ -118,10 +140,15 @@ class Keeper:
         raise AssertionError("a domain is kept for ever")
 
     def _cached(self, domain: str) -> Certificate | None:
+        """Install what is in the cache for ``domain``, if it is of use."""
         file = _file_of(domain)
         try:
             found = self._cache.read(file)
-            return None if found is None else Certificate.from_pem(domain, found)
+            if found is None:
+                return None
+            certificate = Certificate.from_pem(domain, found)
+            self._install(certificate)
+            return certificate
         except BadCertificate as error:
             self._emit(StateNotKept(file, str(error)))
         except OSError as error:
@@ -136,7 +163,7 @@ class Keeper:
             kind = challenge_for(self._kinds, failures)
             try:
                 certificate = await self._attempt(domain, kind)
-                await self._use(certificate)
+                await self._keep_for_later(certificate)
                 if self._now() < renewal_due(certificate.begins, certificate.ends, 0.0):
                     failures = 0
                     continue
@@ -162,21 +189,19 @@ class Keeper:
                 return
             await trio.sleep(min(left, _LOOK_AGAIN))
 
-    async def _use(self, certificate: Certificate) -> None:
+    async def _keep_for_later(self, certificate: Certificate) -> None:
         domain, expires = certificate.domain, _written(certificate.ends)
         renewed = domain in self._held
-        self._install(certificate)
         self._held[domain] = certificate
         self._emit(CertificateRenewed(domain, expires) if renewed else CertificateIssued(domain, expires))
         file = _file_of(domain)
         try:
-            write = partial(self._cache.write, file, certificate.pem)
-            await trio.to_thread.run_sync(write, abandon_on_cancel=True)
+            await self._ask(partial(self._cache.write, file, certificate.pem))
         except OSError as error:
             self._emit(StateNotKept(file, _name_of(error)))
 
     async def _attempt(self, domain: str, kind: Kind) -> Certificate:
-        """Have a certificate of ``domain`` issued, by a challenge of this ``kind`` if it is offered.
+        """Have a certificate of ``domain`` issued and installed, by a challenge of this ``kind`` if offered.
 
         Raises `Failed`.
         """
@@ -191,10 +216,11 @@ class Keeper:
                     chain = await self._poll(order, order.chain)
                 finally:
                     session.close()
+            certificate = Certificate.of(domain, chain, key_pem)
+            self._install(certificate)
+            return certificate
         except trio.TooSlowError:
             raise Failed("timeout") from None
-        try:
-            return Certificate.of(domain, chain, key_pem)
         except BadCertificate:
             raise Failed("caMalformed") from None
 
@@ -212,7 +238,7 @@ class Keeper:
         offered = [each for each in (kind, *self._kinds) if each in order.challenges]
         if not offered:
             raise Failed("noChallenge")
-        with self._pending.offering(order.challenges[offered[0]]):
+        with self._offering(order.challenges[offered[0]]):
             await self._ask(partial(order.answer, offered[0]))
             await self._poll(order, lambda: order.proven() or None)
 
@@ -223,11 +249,6 @@ class Keeper:
             await trio.sleep(max(pause, min(order.wait, _LONGEST_POLL)))
             pause = min(2 * pause, _LAST_POLL)
         return answer
-
-    async def _ask(self, question: Callable[[], T]) -> T:
-        # Cancelled, the thread is left alone with its question, which ends by itself. Nobody waits for it:
-        # it takes nothing with it but a limiter's token, and the session that it belongs to.
-        return await trio.to_thread.run_sync(question, abandon_on_cancel=True, limiter=self._threads)
 
 
 def _write(cache: Cache, emit: Emit, file: str, data: bytes) -> None:

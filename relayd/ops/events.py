@@ -422,6 +422,16 @@ class AcceptPaused(Event):
 
 
 @frozen
+class ChallengesListening(Event):
+    """A listener is open on which a CA can look whether a domain leads here."""
+
+    message_id: ClassVar[str] = "88a17cdf180b4aa6a591f86a34d08a33"
+    message: ClassVar[str] = "challenges of CAs answered on {address}"
+    address: str
+    """As for `--http-listen`, with the port that was really bound."""
+
+
+@frozen
 class CertificateAwaited(Event):
     """There is no certificate of a domain yet: TLS handshakes for it fail until there is one."""
 
