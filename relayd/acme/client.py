@@ -22,11 +22,12 @@ from josepy.jwk import JWK
 
 from relayd import __version__
 from relayd.acme.authority import Challenge, Kind
+from relayd.acme.binding import Binding
 from relayd.acme.certificate import challenge_pem
 from relayd.acme.problems import ADVICE, Failed
 from relayd.acme.schedule import retry_after
 
-__all__ = ["AcmeAuthority", "Binding"]
+__all__ = ["AcmeAuthority"]
 
 _TIMEOUT: Final = 15
 """Seconds for a connection, and for each wait for its bytes."""
@@ -56,15 +57,6 @@ class _TlsAlpn01(challenges.KeyAuthorizationChallenge):
 
     def validation(self, account_key: JWK, **kwargs: Any) -> str:
         return self.key_authorization(account_key)
-
-
-@frozen
-class Binding:
-    """The key of an account that one has with the CA already (RFC 8555, section 7.3.4)."""
-
-    key_id: str
-    hmac_key: str
-    """In base64url, as CAs give it out."""
 
 
 @frozen

@@ -122,6 +122,11 @@ class Keeper:
         # No two are to open an account at once.
         self._signing_in = trio.Lock()
 
+    @property
+    def complete(self) -> bool:
+        """Whether every domain has a certificate."""
+        return len(self._held) == len(self._domains)
+
     def restore(self) -> None:
         """Install what is in the cache, also if it has ended: whose clock is right is not known."""
         for domain in self._domains:

@@ -1,16 +1,14 @@
 """Port 80, for a CA that wants to see a challenge (http-01 of RFC 8555, section 8.3), and for nothing else."""
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import trio
 
-from relayd.edge.listener import accept_connections, open_listener
+from relayd.edge.listener import Listener, accept_connections
 from relayd.edge.request import Answer, Request, answer_or
 from relayd.edge.stream import PlainStream
 from relayd.ops.events import ChallengesListening, Emit, InternalError
-from relayd.settings import Address
 
 __all__ = ["serve_challenges"]
 
@@ -22,17 +20,12 @@ _PATH: Final = b"/.well-known/acme-challenge/"
 
 
 async def serve_challenges(
-    addresses: Sequence[Address],
-    responses: Mapping[str, str],
-    timeout: float,
-    emit: Emit,
-    *,
-    task_status: trio.TaskStatus[list[str]] = trio.TASK_STATUS_IGNORED,
+    listeners: Iterable[Listener], responses: Mapping[str, str], timeout: float, emit: Emit
 ) -> None:
-    """Answer with the pending ``responses``, by their tokens, until cancelled; 404 to all else.
+    """Answer on ``listeners`` with the pending ``responses``, by their tokens; 404 to all else.
 
-    A request may take ``timeout`` seconds, and so may its answer. Started, it reports the addresses bound.
-    Raises `relayd.edge.listener.CannotListen`, in a group if a listener fails later on.
+    Until cancelled. A request may take ``timeout`` seconds, and so may its answer. Raises a group of
+    `relayd.edge.listener.CannotListen` if a listener fails.
     """
     open_scopes: dict[trio.CancelScope, None] = {}
 
@@ -59,14 +52,7 @@ async def serve_challenges(
                 open_scopes.pop(scope, None)
                 stream.close()
 
-    with ExitStack() as stack:
-        listeners = []
-        for address in addresses:
-            listener = await open_listener(address, "--http-listen")
-            stack.callback(listener.close)
-            listeners.append(listener)
-        async with trio.open_nursery() as nursery:
-            for listener in listeners:
-                nursery.start_soon(accept_connections, listener, handle, nursery, emit)
-                emit(ChallengesListening(str(listener.address)))
-            task_status.started([str(listener.address) for listener in listeners])
+    async with trio.open_nursery() as nursery:
+        for listener in listeners:
+            nursery.start_soon(accept_connections, listener, handle, nursery, emit)
+            emit(ChallengesListening(str(listener.address), listener.passed_as))

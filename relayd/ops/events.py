@@ -429,6 +429,8 @@ class ChallengesListening(Event):
     message: ClassVar[str] = "challenges of CAs answered on {address}"
     address: str
     """As for `--http-listen`, with the port that was really bound."""
+    passed_as: str = ""
+    """The name or number under which the socket was passed on; empty if relayd opened it."""
 
 
 @frozen
