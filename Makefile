@@ -7,7 +7,7 @@ ARGS ?=
 # One more than there are cores: many tests wait.
 WORKERS := $(shell expr $$(nproc) + 1)
 
-.PHONY: help run test lint types check soak restarts bench wheel compiled test-compiled
+.PHONY: help run test lint types check soak restarts acme bench wheel compiled test-compiled
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1  /p' Makefile
@@ -33,6 +33,9 @@ soak: $(VENV)/installed ## Five minutes of random traffic and kills; ARGS="--min
 restarts: $(VENV)/installed ## Restart under 2,000 phones: how long until all are back; wants Go
 	$(VENV)/bin/python -m tests.restarts $(ARGS)
 
+acme: $(VENV)/installed ## Every fault between a relay and its CA; wants pebble
+	$(VENV)/bin/python -m pytest tests/acme/faults.py $(ARGS)
+
 bench: compiled ## Compare with other relays and write docs/performance.md; takes minutes
 	$(VENV)/bin/python -m tests.benchmarks $(ARGS)
 
@@ -52,5 +55,5 @@ test-compiled: compiled ## Run the tests on compiled rooms
 $(VENV)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/pip install --quiet --upgrade pip
-	$(VENV)/bin/pip install --quiet --editable . --group dev
+	$(VENV)/bin/pip install --quiet --editable '.[acme]' --group dev
 	touch $@

@@ -48,8 +48,9 @@ def load(
 
     ``flags`` has the field's name for a key, and only flags that were given; ``config`` among them names
     the file. Sockets that were ``passed`` on are where to listen if nobody says, but for those that metrics
-    take. Raises `BadSetting` for the first value that is not accepted, or for two that cannot be together.
-    Other ``RELAYD_…`` variables are left alone: Kubernetes, for one, sets some for every service.
+    and challenges take. Raises `BadSetting` for the first value that is not accepted, or for two that
+    cannot be together. Other ``RELAYD_…`` variables are left alone: Kubernetes, for one, sets some for
+    every service.
     """
     values: dict[str, Any] = {}
     sources = dict.fromkeys(_KNOWN, "the default")
@@ -60,7 +61,8 @@ def load(
         except ValueError:
             raise BadSetting.value(flag_of(name), source, text, _KNOWN[name].accepted) from None
         sources[name] = source
-    taken = {address.fd for address in values.get("metrics_listen", ())}
+    elsewhere = (*values.get("metrics_listen", ()), *values.get("http_listen", ()))
+    taken = {address.fd for address in elsewhere}
     rest = tuple(address for address in passed if address.fd not in taken)
     if rest and "listen" not in values:
         values["listen"], sources["listen"] = rest, "LISTEN_FDS"

@@ -1,10 +1,11 @@
 """The composition root: listeners, the root nursery, signals, drain."""
 
+import os
 import signal
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
@@ -45,6 +46,9 @@ from relayd.settings import Address, Settings, flag_of
 from relayd.wire.close import SHUTTING_DOWN
 from relayd.wire.upgrade import BinaryHello, PhoneHello
 
+if TYPE_CHECKING:
+    from relayd.domains import Domains
+
 __all__ = ["Relay", "run"]
 
 _ARRIVAL: Final = 1.0
@@ -60,7 +64,8 @@ class Relay:
     def __init__(self, settings: Settings, emit: Emit, passed: PassedSockets | None = None) -> None:
         """``passed`` are the sockets that ``fd:`` addresses among the settings stand for.
 
-        Raises `relayd.edge.certificates.BadCertificate`.
+        Raises `relayd.edge.certificates.BadCertificate`, and `relayd.configuration.BadSetting` for what
+        only shows when it is used.
         """
         #: In force for whatever begins from now on.
         self.settings = settings
@@ -93,6 +98,7 @@ class Relay:
         )
         files = (settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self._certificates = Certificates(self.emit, files)
+        self._domains = _domains(settings, self._certificates, self.emit) if settings.domain else None
         self._arrivals = Arrivals(self, self._certificates, self.tally, self.emit)
         self._turns = Turns()
         self._admin = Admin(self, self.emit)
@@ -114,19 +120,7 @@ class Relay:
 
     async def _serve(self, task_status: trio.TaskStatus[Sequence[str]]) -> None:
         with ExitStack() as stack:
-            listeners: list[Listener] = []
-            # Passed ones first, while no descriptor of ours can be taken for one.
-            for listener in self._passed.listeners(self.settings.listen, self.settings.metrics_listen):
-                stack.callback(listener.close)
-                listeners.append(listener)
-            for address in self.settings.listen:
-                if not address.fd:
-                    listener = await open_listener(address)
-                    stack.callback(listener.close)
-                    listeners.append(listener)
-            for listener in listeners:
-                listener.address = self.settings.resolved(listener.address)
-                refuse_listener(listener.address, self.settings)
+            listeners, of_challenges = await self._open_listeners(stack)
             admin = open_admin_socket(self.settings.admin_socket, self.emit)
             if admin is not None:
                 stack.callback(admin.close)
@@ -136,6 +130,10 @@ class Relay:
                     nursery.start_soon(self._heartbeats.run)
                     nursery.start_soon(self._certificates.watch)
                     self._certificates.announce()
+                    if self._domains is not None:
+                        stack.callback(self._domains.close)
+                        self._domains.restore()
+                        nursery.start_soon(self._domains.serve, of_challenges)
                     for listener in listeners:
                         nursery.start_soon(self._accept, listener, nursery)
                         self.emit(Listening(str(listener.address), listener.passed_as))
@@ -144,6 +142,31 @@ class Relay:
                         self.emit(AdminListening(admin.address.path))
                     self.listening = [str(listener.address) for listener in listeners]
                     task_status.started(self.listening)
+
+    async def _open_listeners(self, stack: ExitStack) -> tuple[list[Listener], list[Listener]]:
+        """Those of the relay, and those that only answer challenges; ``stack`` closes them."""
+        settings = self.settings
+        listeners: list[Listener] = []
+        of_challenges: list[Listener] = []
+        fds = {address.fd for address in settings.http_listen if address.fd}
+        # Passed ones first, while no descriptor of ours can be taken for one.
+        wanted = (*settings.listen, *settings.http_listen)
+        for listener in self._passed.listeners(wanted, settings.metrics_listen):
+            stack.callback(listener.close)
+            (of_challenges if listener.passed_as in fds else listeners).append(listener)
+        for flag, addresses, opened in (
+            ("--listen", settings.listen, listeners),
+            ("--http-listen", settings.http_listen, of_challenges),
+        ):
+            for address in addresses:
+                if not address.fd:
+                    listener = await open_listener(address, flag)
+                    stack.callback(listener.close)
+                    opened.append(listener)
+        for listener in listeners:
+            listener.address = settings.resolved(listener.address)
+            refuse_listener(listener.address, settings)
+        return listeners, of_challenges
 
     async def drain(self, cause: str) -> None:
         """Close every connection with 1001, wait for them up to the drain timeout, and end `serve`.
@@ -190,7 +213,9 @@ class Relay:
 
     @property
     def certificate_end(self) -> float | None:
-        """When the first of the certificates ends, in seconds since 1970; None without TLS."""
+        """When the first certificate ends, in seconds since 1970; 0 while one is missing, None without TLS."""
+        if self._domains is not None and not self._domains.complete:
+            return 0.0
         return self._certificates.soonest_end
 
     def readiness(self) -> Mapping[str, Any]:
@@ -348,7 +373,7 @@ async def run(
         # As in `Relay.serve`, before any descriptor of ours can be taken for one that was passed on.
         for_metrics = [
             stack.enter_context(closing(listener))
-            for listener in passed.listeners(settings.metrics_listen, settings.listen)
+            for listener in passed.listeners(settings.metrics_listen, (*settings.listen, *settings.http_listen))
         ]
         signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         async with trio.open_nursery() as nursery:
@@ -363,6 +388,18 @@ async def run(
             manager.ready(counts())
             nursery.start_soon(manager.run, counts)
     return status
+
+
+def _domains(settings: Settings, certificates: Certificates, emit: Emit) -> "Domains":
+    """Raises `BadSetting`."""
+    try:
+        # Two thirds of an idle relay's memory again, for those alone who set it.
+        from relayd.domains import Domains
+    except ModuleNotFoundError as missing:
+        raise BadSetting(
+            f"domain: takes the module {missing.name}, which is not installed: pip install 'relayd[acme]'"
+        ) from None
+    return Domains(settings, certificates, os.environ, emit)
 
 
 def _reload(relay: Relay, log: Log, reread: Callable[[], Settings]) -> str:

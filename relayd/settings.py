@@ -27,6 +27,8 @@ __all__ = [
 
 T = TypeVar("T")
 
+LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
+
 DEFAULT_ADMIN_SOCKET: Final = "/run/relayd/admin.sock"
 """What ``auto`` stands for."""
 
@@ -207,6 +209,46 @@ def _parse_trusted_proxy(text: str) -> TrustedProxy:
     return network
 
 
+def _parse_http_addresses(text: str) -> tuple[Address, ...]:
+    return () if text.strip().lower() in ("", "off") else _parse_addresses(text)
+
+
+def _parse_domains(text: str) -> tuple[str, ...]:
+    if text.strip().lower() in ("", "off"):
+        return ()
+    domains = tuple(part.lower() for part in _parts(text))
+    for domain in domains:
+        # Host names (RFC 1123, section 2.1), of more than one label, and no addresses.
+        if len(domain) > 253 or re.fullmatch(rf"({_LABEL}\.)+(?![0-9]+$){_LABEL}", domain) is None:
+            raise ValueError
+    if len(set(domains)) < len(domains):
+        raise ValueError
+    return domains
+
+
+_LABEL: Final = "[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
+
+
+def _parse_https_url(text: str) -> str:
+    # What is between the host and the end is the CA's own affair; a password would end up in logs.
+    if re.fullmatch(r"https://[A-Za-z0-9.-]+(:[0-9]{1,5})?(/[!-~]*)?", text) is None or len(text) > 200:
+        raise ValueError
+    return text
+
+
+def _parse_email(text: str) -> str:
+    if text.lower() in ("", "off"):
+        return ""
+    # Of what RFC 6068 allows, nothing that has a meaning in a URL or a list.
+    if re.fullmatch(r"[\w.!#$*+/=^`{|}~'-]+@[\w.-]+", text, re.ASCII) is None or len(text) > 200:
+        raise ValueError
+    return text
+
+
+def _parse_state_directory(text: str) -> str:
+    return "auto" if text.lower() == "auto" or not _parse_path(text) else text
+
+
 def _seconds(lowest: float, highest: float) -> Callable[[str], float]:
     def parse(text: str) -> float:
         # float() alone would also take "nan", "inf", "1e9" and "1_0".
@@ -341,6 +383,61 @@ class Settings:
         metavar="FILE",
         help="private key of --tls-cert in PEM, which others must not be able to read",
     )
+    domain: tuple[str, ...] = _setting(
+        (),
+        _parse_domains,
+        accepted="off, or a host name such as relay.example.org (an international one as xn--…; no wildcard), "
+        "each once,",
+        metavar="NAME",
+        help="have a CA issue a certificate for this name, which must lead here, and keep it renewed, by ACME; "
+        "to set it is to agree to the CA's terms of service, whose address the log shows; give it again for "
+        "more, each with a certificate of its own",
+    )
+    http_listen: tuple[Address, ...] = _setting(
+        (),
+        _parse_http_addresses,
+        accepted="off, or an address such as :80, 10.0.0.5:80 or fd:NAME, each once,",
+        metavar="ADDR",
+        help="where to show a CA challenges by http-01, and nothing else to anybody: :80; without it, "
+        "tls-alpn-01 on the port of TLS, 443, has to do",
+    )
+    state_dir: str = _setting(
+        "auto",
+        _parse_state_directory,
+        accepted="an absolute path or auto",
+        metavar="DIR",
+        help="directory, of relayd's own and with mode 0700, for keys and certificates of --domain; auto is "
+        "systemd's StateDirectory=, or else /var/lib/relayd",
+    )
+    acme_directory: str = _setting(
+        LETS_ENCRYPT,
+        _parse_https_url,
+        accepted="a URL that begins with https://",
+        metavar="URL",
+        help="the CA of --domain, by the URL of its ACME directory",
+    )
+    acme_ca_file: str = _setting(
+        "",
+        _parse_path,
+        accepted="an absolute path, or off,",
+        metavar="FILE",
+        help="certificates in PEM to trust for TLS with the CA, instead of the public ones",
+    )
+    acme_email: str = _setting(
+        "",
+        _parse_email,
+        accepted="one e-mail address, or off,",
+        metavar="ADDRESS",
+        help="where the CA may write to",
+    )
+    acme_eab_file: str = _setting(
+        "",
+        _parse_path,
+        accepted="an absolute path, or off,",
+        metavar="FILE",
+        help='TOML with key-id = "…" and hmac-key = "…" (base64url), of an account with the CA; for a CA that '
+        "issues to its customers only; others must not be able to read it",
+    )
     metrics_listen: tuple[Address, ...] = _setting(
         (),
         _parse_metrics_addresses,
@@ -455,11 +552,16 @@ class Settings:
 
     def resolved(self, address: Address) -> Address:
         """``address`` with what its listener speaks: True where there is TLS, or a PROXY header."""
-        if address.tls is None and self.tls_cert:
+        if address.tls is None and self._certified:
             address = evolve(address, tls=True)
         if address.proxy is None and self.proxy_protocol == "require":
             address = evolve(address, proxy=True)
         return address
+
+    @property
+    def _certified(self) -> bool:
+        """Whether there is a certificate, or is to be one."""
+        return bool(self.tls_cert or self.domain)
 
     def contradiction(self) -> str | None:
         """What of these settings, each acceptable alone, cannot be together, in one line; None if nothing."""
@@ -467,13 +569,19 @@ class Settings:
             missing, there = ("tls-key", "tls-cert") if self.tls_cert else ("tls-cert", "tls-key")
             return f"{missing}: is not set, but {there} is: TLS takes both"
         for address in self.listen:
-            if address.tls and not self.tls_cert:
-                return f"listen: {address} is to speak TLS, for which tls-cert and tls-key must be set"
+            if address.tls and not self._certified:
+                return (
+                    f"listen: {address} is to speak TLS, for which domain, or tls-cert and tls-key, must be set"
+                )
             if self.resolved(address).proxy and not address.path and not self.trusted_proxies:
                 return (
                     f"trusted-proxies: is not set, but {address} requires a PROXY header: name the proxies "
                     "that may send it, as in --trusted-proxies 127.0.0.1"
                 )
+        if self.domain and not any(self.resolved(address).tls for address in self.listen):
+            return "domain: is set, but every listener is marked +plain, so nobody would see its certificate"
+        if self.http_listen and not self.domain:
+            return "http-listen: is set, but domain is not, so no CA would come there"
         return next(self._too_weak(), None) if self.production else None
 
     def _too_weak(self) -> Iterator[str]:

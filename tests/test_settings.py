@@ -1,5 +1,6 @@
 """Every setting by flag, by environment variable and by file, and the line that refuses a bad one."""
 
+import re
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
@@ -37,6 +38,13 @@ GOOD = [
     ("require_token", "false", False),
     ("log_level", "debug", "debug"),
     ("log_format", "text", "text"),
+    ("domain", "Relay.example.org xn--bcher-kva.example", ("relay.example.org", "xn--bcher-kva.example")),
+    ("http_listen", ":80,fd:http", (Address("", 80), Address(fd="http"))),
+    ("state_dir", "/srv/state", "/srv/state"),
+    ("acme_directory", "https://127.0.0.1:14000/dir", "https://127.0.0.1:14000/dir"),
+    ("acme_ca_file", "/ca.pem", "/ca.pem"),
+    ("acme_email", "a.b+c@example.org", "a.b+c@example.org"),
+    ("acme_eab_file", "/eab.toml", "/eab.toml"),
     ("tls_cert", "/c.pem", "/c.pem"),
     ("tls_key", "/k.pem", "/k.pem"),
     ("admin_socket", "/run/r.sock", "/run/r.sock"),
@@ -50,6 +58,7 @@ NOT_ALONE = {
     "tls_cert": {"tls_key": "/another.pem"},
     "tls_key": {"tls_cert": "/another.pem"},
     "proxy_protocol": {"trusted_proxies": "unix"},
+    "http_listen": {"domain": "a.example"},
 }
 """What has to be set, too."""
 
@@ -77,6 +86,13 @@ def test_a_flag_wins_over_its_variable(name: str) -> None:
         "admin_socket": "off",
         "tls_cert": "/other.pem",
         "tls_key": "/other.pem",
+        "domain": "other.example",
+        "http_listen": ":3",
+        "state_dir": "/other",
+        "acme_directory": "https://other.example/",
+        "acme_ca_file": "/other.pem",
+        "acme_email": "other@example.org",
+        "acme_eab_file": "/other.toml",
     }.get(name, "9")
     more = NOT_ALONE.get(name, {})
     assert getattr(load({name: text, **more}, {f"RELAYD_{name.upper()}": other}).settings, name) == value
@@ -131,6 +147,45 @@ def test_every_setting_is_in_the_table() -> None:
                 "unix:/run/r.sock",
             )
         ),
+        *(
+            ("domain", text)
+            for text in (
+                *(
+                    "localhost",
+                    "*.example.org",
+                    "a.example.",
+                    "a..example",
+                    "-a.example",
+                    "a-.example",
+                    "a_b.example",
+                ),
+                *(
+                    "192.0.2.1",
+                    "2001:db8::1",
+                    "bücher.example",
+                    "a.example,A.example",
+                    "a.example/b",
+                    "a.example:443",
+                ),
+                *("a" * 64 + ".example", "a." * 126 + "example", "b\u0663.example"),
+            )
+        ),
+        *(("http_listen", text) for text in (":65536", "unix:h", ":80,:80", ":80+tls")),
+        *(("state_dir", text) for text in ("state", "/a\0b", "/a\nb")),
+        *(
+            ("acme_directory", text)
+            for text in (
+                "",
+                "http://a.example/",
+                "https://",
+                "https://a:b@c.example/",
+                "https://a.example/ b",
+                "ftp:",
+            )
+        ),
+        *(("acme_email", text) for text in ("a", "a@", "@b", "a@b,c@d", "a@b?subject=c", "a b@c", "a@b\n")),
+        *(("acme_ca_file", text) for text in ("ca.pem", "/a\0b")),
+        *(("acme_eab_file", text) for text in ("eab.toml", "/a\0b")),
         ("require_token", "maybe"),
         ("log_level", "loud"),
         ("log_format", "xml"),
@@ -284,3 +339,31 @@ def test_a_reload_that_leaves_a_listener_without_its_proxies_is_refused() -> Non
     settings, changed, needs_restart = reloaded(old, new)
     assert (changed, needs_restart) == (["trusted_proxies"], ["listen"])
     assert settings.trusted_proxies == (IPv4Network("10.0.0.0/8"),)
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ({"http_listen": ":80"}, "http-listen: is set, but domain is not"),
+        ({"domain": "a.example", "listen": ":80+plain"}, "domain: is set, but every listener is marked +plain"),
+        (
+            {"listen": ":443+tls"},
+            "listen: :443+tls is to speak TLS, for which domain, or tls-cert and tls-key,",
+        ),
+        ({"tls_key": "/k.pem"}, "tls-cert: is not set, but tls-key is"),
+    ],
+)
+def test_settings_that_cannot_be_together_are_refused_in_one_line(flags: dict[str, str], line: str) -> None:
+    with pytest.raises(BadSetting, match=f"^{re.escape(line)}"):
+        load(flags, {})
+
+
+def test_a_domain_has_every_listener_speak_tls_that_is_not_marked_plain() -> None:
+    settings = load({"domain": "a.example", "listen": ":443,127.0.0.1:8080+plain"}, {}).settings
+    assert [settings.resolved(address).tls for address in settings.listen] == [True, False]
+
+
+def test_a_passed_socket_that_is_for_challenges_is_none_to_listen_on() -> None:
+    passed = (Address(fd="relayd"), Address(fd="http"))
+    loaded = load({"domain": "a.example", "http_listen": "fd:http"}, {}, passed)
+    assert loaded.settings.listen == (Address(fd="relayd"),)

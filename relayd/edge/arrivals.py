@@ -62,7 +62,9 @@ class Arrivals:
             else:
                 self._emit(RequestRefused(str(caller.client), status))
 
-        upgrade = await answer_request(secured, deadline, settings, self._front, caller, on_refused)
+        # A pair of files may be for any name, and what is plain is for health checks, by whatever name.
+        hosts = settings.domain if address.tls and not settings.tls_cert else ()
+        upgrade = await answer_request(secured, deadline, settings, self._front, caller, on_refused, hosts)
         return None if upgrade is None else Arrived(secured, caller.client, upgrade)
 
     async def _announced(self, stream: PlainStream, caller: Caller, deadline: float) -> bool:

@@ -4,7 +4,7 @@ import os
 import re
 import ssl
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import ExitStack, suppress
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn
@@ -28,7 +28,8 @@ _CIPHERS: Final = "ECDHE+AESGCM:ECDHE+CHACHA20"
 _PROTOCOL: Final = "http/1.1"
 
 _EXPIRED: Final = 10
-"""X509_V_ERR_CERT_HAS_EXPIRED of OpenSSL's x509_vfy.h."""
+_NOT_YET_VALID: Final = 9
+"""X509_V_ERR_CERT_HAS_EXPIRED and X509_V_ERR_CERT_NOT_YET_VALID of OpenSSL's x509_vfy.h."""
 
 _ACME: Final = "acme-tls/1"
 """The protocol of a CA that looks whether we have its challenge (RFC 8737)."""
@@ -55,9 +56,20 @@ def read_certificate(cert: str, key: str) -> Certificate:
 
 
 def make_certificate(
-    chain: bytes, key: bytes, chain_name: str, key_name: str, protocol: str = _PROTOCOL
+    chain: bytes, key: bytes, chain_name: str, key_name: str, *, early: bool = False
 ) -> Certificate:
-    """Make one of a chain and its key in PEM; the names are for errors. Raises `BadCertificate`."""
+    """Make one of a chain and its key in PEM; the names are for errors. Raises `BadCertificate`.
+
+    ``early``: whether its life may begin later.
+    """
+    context, leaf = _loaded(chain, key, chain_name, key_name, _PROTOCOL)
+    return _examined(context, leaf, chain_name, (_EXPIRED, _NOT_YET_VALID) if early else (_EXPIRED,))
+
+
+def _loaded(
+    chain: bytes, key: bytes, chain_name: str, key_name: str, protocol: str
+) -> tuple[ssl.SSLContext, str]:
+    """A context that serves this, and the certificate itself. Raises `BadCertificate`."""
     leaf = re.search(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", chain, re.DOTALL)
     if leaf is None:
         raise BadCertificate(f"{chain_name}: there is no certificate in PEM in it")
@@ -73,7 +85,7 @@ def make_certificate(
         if error.reason == "KEY_VALUES_MISMATCH":
             raise BadCertificate(f"{key_name}: is not the key of {chain_name}") from None
         raise BadCertificate(f"{chain_name} and {key_name}: refused by OpenSSL: {_said(error)}") from None
-    return _examined(context, leaf[0].decode("ascii", "replace"), chain_name)
+    return context, leaf[0].decode("ascii", "replace")
 
 
 class Certificates:
@@ -87,7 +99,7 @@ class Certificates:
         self._loaded = self._seen
         self._default = None if files is None else read_certificate(*files)
         self._by_name: dict[str, Certificate] = {}
-        self._challenges: dict[str, Certificate] = {}
+        self._challenges: dict[str, ssl.SSLContext] = {}
         # Without a certificate, a handshake ends with an alert.
         self._nothing = _server_context(_PROTOCOL)
 
@@ -100,7 +112,7 @@ class Certificates:
         """What a client that says ``hello`` gets."""
         hello = hello or ClientHello()
         if _ACME.encode("ascii") in hello.protocols and hello.server_name in self._challenges:
-            return self._challenges[hello.server_name].context
+            return self._challenges[hello.server_name]
         found = self._by_name.get(hello.server_name, self._default)
         return self._nothing if found is None else found.context
 
@@ -118,14 +130,17 @@ class Certificates:
 
         Raises `BadCertificate`.
         """
-        certificate = make_certificate(chain, key, f"certificate of {domain}", f"key of {domain}")
+        # A CA has just made it: if its life has not begun, it is our clock that is wrong.
+        names = (f"certificate of {domain}", f"key of {domain}")
+        certificate = make_certificate(chain, key, *names, early=True)
         self._by_name[domain] = certificate
         if self._files is None and next(iter(self._by_name)) == domain:
             self._default = certificate
 
     def offer_challenge(self, domain: str, chain: bytes, key: bytes) -> None:
         """Show this to a CA that asks for ``domain`` by ``acme-tls/1``. Raises `BadCertificate`."""
-        self._challenges[domain] = make_certificate(chain, key, "challenge", "key of the challenge", _ACME)
+        # Not examined: no client but a CA would accept it.
+        self._challenges[domain], _ = _loaded(chain, key, "challenge", "key of the challenge", _ACME)
 
     def withdraw_challenge(self, domain: str) -> None:
         """No CA is expected any more."""
@@ -213,17 +228,20 @@ def _said(error: ssl.SSLError) -> str:
     return (error.reason or "unknown reason").replace("_", " ").lower()
 
 
-def _examined(context: ssl.SSLContext, leaf: str, name: str) -> Certificate:
-    """What a client that trusts the certificate itself finds: the proof that it serves, its names, its end."""
+def _examined(context: ssl.SSLContext, leaf: str, name: str, excused: Collection[int]) -> Certificate:
+    """What a client that trusts the certificate itself finds: the proof that it serves, its names, its end.
+
+    ``excused`` are OpenSSL's codes for what it may find fault with.
+    """
     client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     client.check_hostname = False
     client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    client.set_alpn_protocols([_PROTOCOL, _ACME])
+    client.set_alpn_protocols([_PROTOCOL])
     try:
         client.load_verify_locations(cadata=leaf)
         found = _shaken_hands(client, context)
     except ssl.SSLCertVerificationError as error:
-        if error.verify_code == _EXPIRED:
+        if error.verify_code in excused:
             return Certificate(context, (), None)
         raise BadCertificate(f"{name}: no client would accept it: {error.verify_message}") from None
     except ssl.SSLError as error:

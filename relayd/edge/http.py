@@ -4,7 +4,8 @@
 """
 
 import binascii
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, Final, Literal, Protocol
 
 from attrs import frozen
@@ -76,11 +77,13 @@ async def answer_request(
     front: Front,
     caller: Caller,
     on_refused: Callable[[int], None],
+    hosts: Collection[str] = (),
 ) -> Upgrade | None:
     """Read the request head of ``stream``; return the upgrade that it asks for, or answer it.
 
     The whole head must be there at ``deadline`` by trio's clock; the answer may take the handshake timeout.
-    ``caller`` is told the head, and ``on_refused`` the status of an error that may be logged.
+    ``caller`` is told the head, and ``on_refused`` the status of an error that may be logged. If there are
+    ``hosts``, a request for another gets 421.
     """
     endpoint: Endpoint = "other"
 
@@ -88,6 +91,8 @@ async def answer_request(
         nonlocal endpoint
         endpoint = _ENDPOINTS.get(request.head.target.partition(b"?")[0], "other")
         caller.asked(request.head)
+        if hosts and _host(request.head) not in hosts:
+            raise Answer(421)
         return _judge(request, endpoint, settings, front, caller)
 
     def note(answer: Answer) -> None:
@@ -125,6 +130,13 @@ def _judge(request: Request, endpoint: Endpoint, settings: Settings, front: Fron
     if front.refusing:
         raise Answer(503, ((b"retry-after", b"1"),))
     return Upgrade(hello, _SWITCHING % accept_key(key.decode("ascii")).encode("ascii"), request.leftover)
+
+
+def _host(head: Head) -> str:
+    """Whom the request is for, without a port; empty if it does not say (RFC 9110, section 7.2)."""
+    values = head.values(b"host")
+    name = re.sub(rb"\.?(:[0-9]*)?$", b"", values[0]) if values else b""
+    return name.decode("ascii", "replace").lower()
 
 
 def _websocket_key(head: Head) -> bytes:

@@ -43,6 +43,7 @@ _REASONS: Final = {
     404: b"Not Found",
     405: b"Method Not Allowed",
     408: b"Request Timeout",
+    421: b"Misdirected Request",
     426: b"Upgrade Required",
     431: b"Request Header Fields Too Large",
     503: b"Service Unavailable",

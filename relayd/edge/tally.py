@@ -17,6 +17,9 @@ from relayd.ops.events import (
     BinaryClaimed,
     BinaryReclaimed,
     BinaryTookOver,
+    CertificateFailed,
+    CertificateIssued,
+    CertificateRenewed,
     ClaimRefused,
     EnvelopesDropped,
     Event,
@@ -123,6 +126,8 @@ class Tally:
         self.closes: Counter[tuple[Kind, str, str]] = Counter()
         #: TLS handshakes by outcome: "ok", "timeout", "hung_up" or "failed".
         self.handshakes: Counter[str] = Counter()
+        #: Certificates asked for by ACME, by outcome: "issued", "renewed" or "failed".
+        self.orders: Counter[str] = Counter()
         self.grace_expiries = 0
         self.accept_pauses = 0
         self.internal_errors = 0
@@ -154,6 +159,12 @@ class Tally:
                 self.drops["push_wake"] += push_wake
             case GraceExpired():
                 self.grace_expiries += 1
+            case CertificateIssued():
+                self.orders["issued"] += 1
+            case CertificateRenewed():
+                self.orders["renewed"] += 1
+            case CertificateFailed():
+                self.orders["failed"] += 1
             case AcceptPaused():
                 self.accept_pauses += 1
             case InternalError():

@@ -36,4 +36,4 @@ class Watched(Protocol):
 
     @property
     def certificate_end(self) -> float | None:
-        """When the first certificate ends, in seconds since 1970; None without TLS."""
+        """When the first certificate ends, in seconds since 1970; 0 while one is missing, None without TLS."""

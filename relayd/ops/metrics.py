@@ -130,8 +130,9 @@ def _certificate_end(survey: Survey) -> Values:
 
 _KINDS: Final[tuple[Kind, ...]] = ("binary", "phone")
 _OWN_CODES: Final = ("1001", "1002", "1007", "1008", "1009", "1011", "4404", "4409", "4429")
-_STATUSES: Final = ("101", "200", "400", "403", "404", "405", "408", "426", "431", "503")
+_STATUSES: Final = ("101", "200", "400", "403", "404", "405", "408", "421", "426", "431", "503")
 _HANDSHAKES: Final = ("ok", "failed", "hung_up", "timeout")
+_ORDERS: Final = ("issued", "renewed", "failed")
 _DIRECTIONS: Final = ("from_binary", "to_binary", "from_phone", "to_phone")
 _CLAIMS: Final = ("claimed", "reclaimed", "took_over", "refused")
 _REGISTRATIONS: Final = ("registered", "no_server", "too_many_phones")
@@ -261,8 +262,16 @@ FAMILIES: Final = (
     Family(
         "relayd_certificate_expiry_timestamp_seconds",
         "gauge",
-        "When the first of the certificates in force ends, in seconds since 1970; only there with TLS.",
+        "When the first of the certificates in force ends, in seconds since 1970; only there with TLS. 0 while "
+        "a domain has none.",
         _certificate_end,
+    ),
+    Family(
+        "relayd_certificate_orders_total",
+        "counter",
+        "Certificates that a CA was asked for, by ACME. issued: a domain's first; failed: the log says why.",
+        lambda survey: _each(_ORDERS, survey.relay.tally.orders),
+        {"outcome": _ORDERS},
     ),
     Family(
         "relayd_accept_pauses_total",

@@ -1,0 +1,58 @@
+"""Port 80, for a CA that wants to see a challenge (http-01 of RFC 8555, section 8.3), and for nothing else."""
+
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import trio
+
+from relayd.edge.listener import Listener, accept_connections
+from relayd.edge.request import Answer, Request, answer_or
+from relayd.edge.stream import PlainStream
+from relayd.ops.events import ChallengesListening, Emit, InternalError
+
+__all__ = ["serve_challenges"]
+
+_MOST_CONNECTIONS: Final = 64
+"""At a time. For whoever comes beyond that, the oldest is hung up on: a CA is quick, and strangers who hold
+connections to keep it out are not."""
+
+_PATH: Final = b"/.well-known/acme-challenge/"
+
+
+async def serve_challenges(
+    listeners: Iterable[Listener], responses: Mapping[str, str], timeout: float, emit: Emit
+) -> None:
+    """Answer on ``listeners`` with the pending ``responses``, by their tokens; 404 to all else.
+
+    Until cancelled. A request may take ``timeout`` seconds, and so may its answer. Raises a group of
+    `relayd.edge.listener.CannotListen` if a listener fails.
+    """
+    open_scopes: dict[trio.CancelScope, None] = {}
+
+    def judge(request: Request) -> None:
+        target = request.head.target
+        response = responses.get(target.removeprefix(_PATH).decode("ascii", "replace"))
+        if not target.startswith(_PATH) or response is None or request.head.method != b"GET":
+            raise Answer(404)
+        raise Answer(200, ((b"content-type", b"application/octet-stream"),), response.encode("ascii"))
+
+    async def handle(stream: PlainStream) -> None:
+        if len(open_scopes) == _MOST_CONNECTIONS:
+            oldest = next(iter(open_scopes))
+            del open_scopes[oldest]
+            oldest.cancel()
+        with trio.CancelScope() as scope:
+            open_scopes[scope] = None
+            try:
+                deadline = trio.current_time() + timeout
+                await answer_or(stream, deadline, timeout, judge, lambda answer: None)
+            except* Exception as errors:  # noqa: BLE001 (a bug here must not cost a single connection)
+                emit(InternalError.of("challenges", errors))
+            finally:
+                open_scopes.pop(scope, None)
+                stream.close()
+
+    async with trio.open_nursery() as nursery:
+        for listener in listeners:
+            nursery.start_soon(accept_connections, listener, handle, nursery, emit)
+            emit(ChallengesListening(str(listener.address), listener.passed_as))
