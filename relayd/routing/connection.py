@@ -1,6 +1,7 @@
 """What routing needs of a connection, and no more: the edge has the real one."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from attrs import frozen
@@ -54,6 +55,9 @@ class Connection(Protocol):
         Only the forwarder calls this: it is the only reader. Cancelled here, no message is lost.
         Never raises for anything that the peer does.
         """
+
+    def holding(self, messages: Sequence[bytes]) -> AbstractContextManager[None]:
+        """Around a wait with ``messages``, which `receive` returned: so they count as buffered."""
 
     def handed_on(self, outboxes: Iterable[Outbox]) -> None:
         """Messages that are `timed` are in ``outboxes`` now, each of which has been flushed. Never waits."""

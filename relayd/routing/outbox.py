@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 import trio
 
+from relayd.routing.budget import Account
 from relayd.wire.close import WRITE_STALLED, Close
 from relayd.wire.frames import encode_text
 
@@ -58,9 +59,11 @@ class Outbox:
 
     __deletable__ = ("_transport",)  # mypyc wants to know
     __slots__ = (
+        "_account",
         "_begun",
         "_blocked",
         "_closing",
+        "_counted",
         "_delivered",
         "_finish",
         "_frames",
@@ -75,8 +78,14 @@ class Outbox:
         "sent_count",
     )
 
-    def __init__(self, transport: Transport, *, limit: int, write_timeout: float) -> None:
+    def __init__(
+        self, transport: Transport, *, limit: int, write_timeout: float, account: Account
+    ) -> None:
+        """``account`` is the connection's: it is told what is left here after each attempt to send."""
         self._transport = transport
+        self._account = account
+        # What it has been told.
+        self._counted = 0
         self._limit = limit
         self._write_timeout = write_timeout
         # Encoded frames. Of the first, `_begun` bytes have been sent already: unless that is 0, its
@@ -109,6 +118,11 @@ class Outbox:
         return len(self._frames)
 
     @property
+    def full(self) -> bool:
+        """Whether `room` would wait."""
+        return self.charge > _ROOM and not self.dead and not self._closing
+
+    @property
     def delivered(self) -> int:
         """The number of the last message that the kernel has taken whole, in order from the first."""
         return self.sent_count if self._delivered is None else self._delivered
@@ -127,7 +141,8 @@ class Outbox:
             # What piled up here within one batch has not been offered to the socket yet.
             self.flush()
             charge = self.charge + len(payload) + FRAME_OVERHEAD
-            if charge > self._limit or self.dead:
+            # The socket may have turned out to be dead, or all that waited here too much for the process.
+            if charge > self._limit or not self._taking:
                 self._taking = False
                 return False
         self._frames.append(encode_text(payload))
@@ -159,6 +174,8 @@ class Outbox:
             self._send()
             if self._blocked:
                 self._transport.start_writer()
+        if self._counted != self.charge:
+            self._count()
 
     def finish(self, close: Close) -> None:
         """End the connection with ``close`` as soon as everything put so far has been sent."""
@@ -182,16 +199,22 @@ class Outbox:
         del self._frames[keep:]
         self.charge = sum(map(_charge, self._frames))
         self._finish = None
+        self._count()
         self._note_progress()
+
+    def give_up(self) -> None:
+        """Forget everything, a begun frame too: nothing more can be sent, not even a Close frame."""
+        self._die()
+        self._count()
 
     def close(self) -> None:
         """The socket is closed. Lets go of the connection, so that no cycle of references outlives it."""
-        self._die()
+        self.give_up()
         del self._transport
 
     async def room(self) -> None:
         """Wait until there is room for another batch, or no use in waiting."""
-        while self.charge > _ROOM and not self.dead and not self._closing:
+        while self.full:
             await self._next_progress()
 
     async def drained(self) -> None:
@@ -212,6 +235,7 @@ class Outbox:
         while self._blocked:
             if await self._wait_writable():
                 self._send()
+                self._count()
             else:
                 self._transport.end(WRITE_STALLED)
 
@@ -272,6 +296,12 @@ class Outbox:
         del self._frames[:whole]
         self.sent_count += whole
         self._begun = sent
+
+    def _count(self) -> None:
+        """Tell the account what is left here. It may find that too much, and have it discarded."""
+        change = self.charge - self._counted
+        self._counted = self.charge
+        self._account.change(change)
 
     def _die(self) -> None:
         self.dead = True

@@ -32,7 +32,10 @@ async def forward_from_phone(connection: Connection, slot: Slot, phone: Phone) -
         if slot.binary is not None:
             # Room first, and then all at once: however many phones wait here, the first to put
             # takes the room, and the others find it taken.
-            await slot.binary.outbox.room()
+            outbox = slot.binary.outbox
+            if outbox.full:
+                with connection.holding(messages):
+                    await outbox.room()
         if phone.dismissed:
             continue
         binary = slot.binary

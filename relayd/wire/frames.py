@@ -92,6 +92,8 @@ class FrameDecoder:
         "close_code",
         "close_frame",
         "failure",
+        "idle",
+        "others",
         "pings",
         "pongs",
     )
@@ -111,6 +113,11 @@ class FrameDecoder:
         self.pings: list[bytes] = []
         #: Pongs that have come; whoever looks may set it back.
         self.pongs = 0
+        #: Frames decoded that made no message of their own: control frames, and fragments but the last of
+        #: each message. Whoever looks may set it back, as with those among them that carried nothing for
+        #: anybody: control frames, and empty fragments.
+        self.others = 0
+        self.idle = 0
         #: The whole Close frame as received, still masked.
         self.close_frame: bytes | None = None
         #: The code in that Close frame; None when it carried none.
@@ -132,6 +139,19 @@ class FrameDecoder:
     def mid_message(self) -> bool:
         """Whether a message (or a control frame) has begun and is not complete."""
         return bool(self._buffer or self._backlog) or self._fragments is not None
+
+    @property
+    def held(self) -> int:
+        """Bytes kept for later, with what a bytearray takes in advance."""
+        held = len(self._buffer) + (0 if self._fragments is None else len(self._fragments))
+        return held + (held >> 3) + len(self._backlog)
+
+    def give_up(self, close: Close) -> None:
+        """Let go of all that is kept, and so of telling frames apart: ``close`` is the failure."""
+        self._fail(close)
+        self._buffer.clear()
+        self._backlog = b""
+        self.pings.clear()
 
     def decode(self, data: bytes, most: int = FRAMES_PER_BATCH) -> list[bytes]:
         """Take the next bytes of the stream; return the messages that they complete, in order.
@@ -222,6 +242,9 @@ class FrameDecoder:
                 if first & 0x80:
                     messages.append(bytes(self._fragments))
                     self._fragments = None
+                else:
+                    self.others += 1
+                    self.idle += not length
             position = end
         else:
             if position < size:
@@ -253,6 +276,8 @@ class FrameDecoder:
         return None
 
     def _control(self, opcode: int, payload: bytes, frame: bytes) -> None:
+        self.others += 1
+        self.idle += 1
         if opcode == _OPCODE_PING:
             del self.pings[: 1 - PINGS_KEPT]
             self.pings.append(frame)
