@@ -15,7 +15,7 @@ from relayd.edge.admin import Admin, open_admin_socket
 from relayd.edge.arrivals import Arrivals
 from relayd.edge.certificates import Certificates
 from relayd.edge.client import Client, peer_of
-from relayd.edge.connection import NeverOpened, WebSocket
+from relayd.edge.connection import NeverOpened, Shared, WebSocket
 from relayd.edge.http import Endpoint
 from relayd.edge.listener import Listener, accept_connections, open_listener
 from relayd.edge.passed import PassedSockets
@@ -25,6 +25,7 @@ from relayd.edge.timing import Timing
 from relayd.edge.turns import Turns
 from relayd.ops.events import (
     AdminListening,
+    BuffersBounded,
     Draining,
     Emit,
     Event,
@@ -39,6 +40,7 @@ from relayd.ops.process import prepare_process
 from relayd.ops.production import refuse_listener
 from relayd.ops.systemd import ServiceManager, status_of
 from relayd.routing.binary import serve_binary
+from relayd.routing.budget import Budget
 from relayd.routing.heartbeat import Heartbeats
 from relayd.routing.phone import serve_phone
 from relayd.routing.registry import Refused, Registry
@@ -72,9 +74,12 @@ class Relay:
         self._report = emit
         #: What has happened so far, in numbers.
         self.tally = Tally()
-        self._timing: Timing | None = None
+        timing: Timing | None = None
         if settings.metrics_listen:
-            self._timing = Timing(self.tally.inside.observe, self.tally.round_trips.observe)
+            timing = Timing(self.tally.inside.observe, self.tally.round_trips.observe)
+        #: What may be buffered, and what is.
+        self.budget = Budget(settings.buffer_limit)
+        self._shared = Shared(Turns(), self.budget, self.tally.pauses, self.emit, timing)
         #: Those that are open, closing handshakes included.
         self.connections: set[WebSocket] = set()
         #: The addresses of the open listeners.
@@ -100,7 +105,6 @@ class Relay:
         self._certificates = Certificates(self.emit, files)
         self._domains = _domains(settings, self._certificates, self.emit) if settings.domain else None
         self._arrivals = Arrivals(self, self._certificates, self.tally, self.emit)
-        self._turns = Turns()
         self._admin = Admin(self, self.emit)
         self._heartbeats = Heartbeats(interval=settings.heartbeat_interval, timeout=settings.heartbeat_timeout)
 
@@ -126,6 +130,7 @@ class Relay:
                 stack.callback(admin.close)
             with self._scope:
                 async with trio.open_nursery() as nursery:
+                    self.emit(BuffersBounded(self.budget.limit))
                     nursery.start_soon(self.registry.expire_graces)
                     nursery.start_soon(self._heartbeats.run)
                     nursery.start_soon(self._certificates.watch)
@@ -205,6 +210,8 @@ class Relay:
         self.settings = settings
         self._certificates.reload()
         self.registry.apply(probe_timeout=settings.probe_timeout, max_phones=settings.max_phones)
+        self.budget.limit = settings.buffer_limit
+        self.budget.relieve()
 
     @property
     def uptime(self) -> float:
@@ -292,7 +299,7 @@ class Relay:
                 self._connection_ended.unpark_all()
         if arrived is not None:
             remote, upgrade = str(arrived.client), arrived.upgrade
-            connection = WebSocket(arrived.stream, remote, upgrade, self.settings, self._turns, self._timing)
+            connection = WebSocket(arrived.stream, remote, upgrade, self.settings, self._shared)
             with self._tracked(connection):
                 async with connection.opened():
                     await self._route(connection, upgrade.hello)

@@ -13,10 +13,12 @@ from typing import Any, Final, Literal, TypeVar
 from attrs import Attribute, evolve, field, fields, frozen
 
 from relayd.ops.events import LEVELS, Level
+from relayd.ops.memory import quarter_of_memory
 
 __all__ = [
     "DEFAULT_ADMIN_SOCKET",
     "Address",
+    "Rate",
     "Setting",
     "Settings",
     "TrustedProxy",
@@ -65,6 +67,17 @@ _OPTIONS_OF_PROXY: Final = {None: "", True: "+proxy", False: "+direct"}
 
 
 @frozen
+class Rate:
+    """What a peer may send in a second; 0: as much as it likes."""
+
+    bytes: int = 0
+    frames: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.bytes}/{self.frames}" if self.bytes or self.frames else "off"
+
+
+@frozen
 class Setting:
     """What the field of a setting carries beside its default."""
 
@@ -77,6 +90,8 @@ class Setting:
     """Whether SIGHUP can change it while relayd runs."""
     weakest: float | None = None
     """Of a limit: the highest value with which ``--production`` takes it for one. No limit at all is 0."""
+    automatic: Callable[[], int] | None = None
+    """What "auto" stands for, here and now."""
 
 
 def setting_of(attribute: "Attribute[Any]") -> Setting:
@@ -109,8 +124,9 @@ def _setting(
     help: str,  # noqa: A002
     live: bool = False,
     weakest: float | None = None,
+    automatic: Callable[[], int] | None = None,
 ) -> T:
-    setting = Setting(parse, accepted, metavar, help, live, weakest)
+    setting = Setting(parse, accepted, metavar, help, live, weakest, automatic)
     value: T = field(default=default, metadata={"setting": setting})
     return value
 
@@ -271,6 +287,26 @@ def _whole(lowest: int, highest: int) -> Callable[[str], int]:
     return parse
 
 
+Auto = Literal["auto"]
+
+
+def _auto_or(parse: Callable[[str], T]) -> Callable[[str], T | Auto]:
+    return lambda text: "auto" if text.lower() == "auto" else parse(text)
+
+
+_LEAST_RATE: Final = 1024
+"""Bytes a second: with fewer, one read is paid for with many seconds of silence."""
+
+
+def _parse_rate(text: str) -> Rate:
+    if text.lower() == "off":
+        return Rate()
+    match = re.fullmatch(r"([0-9]{1,12})/([0-9]{1,9})", text, re.ASCII)
+    if match is None or 0 < int(match[1]) < _LEAST_RATE:
+        raise ValueError
+    return Rate(int(match[1]), int(match[2]))
+
+
 def _parse_switch(text: str) -> bool:
     if text.lower() in ("true", "yes", "on", "1"):
         return True
@@ -329,6 +365,19 @@ def _duration(
         help=help,
         live=live,
         weakest=weakest,
+    )
+
+
+def _rate(sender: str) -> Rate:
+    return _setting(
+        Rate(),
+        _parse_rate,
+        accepted="off, or BYTES/FRAMES such as 1048576/500, either of them 0 for no bound, and otherwise "
+        f"{_LEAST_RATE} bytes or more,",
+        metavar="BYTES/FRAMES",
+        help=f"most that one {sender} may send in a second, such as 1048576/500, either of them 0 for no "
+        "bound; beyond it relayd reads more slowly, and drops nothing",
+        live=True,
     )
 
 
@@ -517,6 +566,18 @@ class Settings:
         help="refuse to start as what the internet should not meet: as root, with capabilities, without TLS "
         "where no proxy does it, with a limit so high that it is none",
     )
+    max_buffered_bytes: int | Auto = _setting(
+        "auto",
+        _auto_or(_whole(1048576, 1024**4)),
+        accepted="auto, or a whole number from 1048576 to 1099511627776",
+        metavar="BYTES",
+        help="most that may wait in all buffers together; beyond it the connections that hold most are closed; "
+        "auto is a quarter of the memory that the machine or the cgroup has",
+        live=True,
+        automatic=quarter_of_memory,
+    )
+    phone_rate: Rate = _rate("phone")
+    binary_rate: Rate = _rate("binary")
     require_token: bool = _setting(
         True,
         _parse_switch,
@@ -600,3 +661,8 @@ class Settings:
                     f"{name}: {shown(value)} is too weak a limit for production; "
                     f"set it to more than 0 and at most {weakest:.12g}, or do not set it"
                 )
+
+    @property
+    def buffer_limit(self) -> int:
+        """Bytes that may wait in all buffers together."""
+        return quarter_of_memory() if self.max_buffered_bytes == "auto" else self.max_buffered_bytes

@@ -8,7 +8,7 @@ import pytest
 from attrs import fields
 
 from relayd.configuration import BadSetting, Loaded, load, reloaded
-from relayd.settings import Address, Settings
+from relayd.settings import Address, Rate, Settings
 
 GOOD = [
     ("listen", "unix:/run/r.sock", (Address(path="/run/r.sock"),)),
@@ -35,6 +35,10 @@ GOOD = [
     ("max_phones", "3", 3),
     ("outbox_bytes", "5000", 5000),
     ("production", "true", True),
+    ("max_buffered_bytes", "1048576", 1048576),
+    ("phone_rate", "1024/0", Rate(bytes=1024)),
+    ("phone_rate", "0/1", Rate(frames=1)),
+    ("binary_rate", "1048576/500", Rate(1048576, 500)),
     ("require_token", "false", False),
     ("log_level", "debug", "debug"),
     ("log_format", "text", "text"),
@@ -93,6 +97,9 @@ def test_a_flag_wins_over_its_variable(name: str) -> None:
         "acme_ca_file": "/other.pem",
         "acme_email": "other@example.org",
         "acme_eab_file": "/other.toml",
+        "max_buffered_bytes": "auto",
+        "phone_rate": "off",
+        "binary_rate": "off",
     }.get(name, "9")
     more = NOT_ALONE.get(name, {})
     assert getattr(load({name: text, **more}, {f"RELAYD_{name.upper()}": other}).settings, name) == value
@@ -186,6 +193,9 @@ def test_every_setting_is_in_the_table() -> None:
         *(("acme_email", text) for text in ("a", "a@", "@b", "a@b,c@d", "a@b?subject=c", "a b@c", "a@b\n")),
         *(("acme_ca_file", text) for text in ("ca.pem", "/a\0b")),
         *(("acme_eab_file", text) for text in ("eab.toml", "/a\0b")),
+        *(("max_buffered_bytes", text) for text in ("", "0", "1048575", "1.5", "autos", "-1")),
+        *(("phone_rate", text) for text in ("", "0", "1023/0", "1024", "/", "1024/-1", "a/b", "2048/1/1")),
+        ("binary_rate", "1/1"),
         ("require_token", "maybe"),
         ("log_level", "loud"),
         ("log_format", "xml"),

@@ -3,14 +3,15 @@
 import argparse
 import os
 import sys
+from typing import Any
 
-from attrs import fields
+from attrs import Attribute, fields
 
 from relayd.configuration import BadSetting, load
 from relayd.edge.certificates import BadCertificate, read_certificate
 from relayd.flags import add_settings, given
 from relayd.ops.production import NotForProduction, refuse_listener
-from relayd.settings import Settings, flag_of, shown
+from relayd.settings import Settings, flag_of, setting_of, shown
 
 __all__ = ["configure", "run"]
 
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     rows = [
         (
             flag_of(attribute.name),
-            shown(getattr(loaded.settings, attribute.name)),
+            _value(attribute, getattr(loaded.settings, attribute.name)),
             loaded.sources[attribute.name],
         )
         for attribute in fields(Settings)
@@ -45,3 +46,10 @@ def run(options: argparse.Namespace) -> int:
     for name, value, source in rows:
         print(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}")
     return 0
+
+
+def _value(attribute: "Attribute[Any]", value: object) -> str:
+    automatic = setting_of(attribute).automatic
+    if automatic is not None and value == "auto":
+        return f"auto ({automatic()} here)"
+    return shown(value)

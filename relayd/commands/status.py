@@ -42,6 +42,18 @@ def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     # The rest has no server-id: a claim that is being probed, or a closing handshake.
     if (others := connected["connections"] - binaries - phones) > 0:
         yield "others", f"{_counted(others, 'connection')} opening or closing"
+    buffered = status["buffered"]
+    yield (
+        "buffered",
+        f"{size(buffered['bytes'])} of {size(buffered['limit_bytes'])} that may be"
+        + (
+            f", {_counted(closed, 'connection')} closed for it"
+            if (closed := buffered["connections_closed"])
+            else ""
+        ),
+    )
+    if paused := buffered["connections_paused"]:
+        yield "held back", f"{_counted(paused, 'connection')} beyond a rate"
     for name in ("in", "out"):
         yield (
             f"frames {name}",

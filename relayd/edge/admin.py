@@ -193,6 +193,12 @@ class Admin:
             },
             "in_grace": registry.graces,
             "descriptors": {"open": open_descriptors(), "limit": descriptor_limit()},
+            "buffered": {
+                "bytes": relay.budget.used,
+                "limit_bytes": relay.budget.limit,
+                "connections_closed": relay.tally.buffers_full.total(),
+                "connections_paused": relay.tally.pauses.under_way,
+            },
             "totals": {"connections": accepted, **_summed(carried)},
             "settings": {
                 flag_of(attribute.name): shown(value)

@@ -12,25 +12,29 @@ itself. So a data frame costs neither a task switch nor an object of trio-websoc
 """
 
 import math
-from collections.abc import AsyncIterator, Iterable, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from typing import Final, Literal
 
 import trio
+from attrs import frozen
 
 from relayd.edge.control import Control
 from relayd.edge.http import Upgrade
+from relayd.edge.pace import Pace, Pauses
 from relayd.edge.stream import Stream
 from relayd.edge.timing import Timing
 from relayd.edge.turns import LEAST_FRAMES, Turns
+from relayd.ops.events import BuffersFull, Emit, RateLimited
+from relayd.routing.budget import Account, Budget
 from relayd.routing.connection import Ending
-from relayd.routing.outbox import Outbox
-from relayd.settings import Settings
-from relayd.wire.close import MESSAGE_TOO_SLOW, NORMAL, Close
+from relayd.routing.outbox import FRAME_OVERHEAD, Outbox
+from relayd.settings import Rate, Settings
+from relayd.wire.close import BACKLOG_FULL, BUFFERS_FULL, MESSAGE_TOO_SLOW, NORMAL, Close
 from relayd.wire.frames import PING, FrameDecoder, encode_close
 from relayd.wire.upgrade import BinaryHello
 
-__all__ = ["Kind", "NeverOpened", "WebSocket"]
+__all__ = ["Kind", "NeverOpened", "Shared", "WebSocket"]
 
 Kind = Literal["binary", "phone"]
 """What a connection was opened as."""
@@ -52,6 +56,22 @@ _UNKNOWN_TO_WSPROTO: Final = 1014
 """Bad gateway: registered with IANA and allowed to travel, but wsproto takes it for a protocol error."""
 
 
+_KEPT: Final = 16 * 1024
+"""Of a frame that has begun to go out, bytes that are kept although memory is wanted, so that a Close frame
+may follow."""
+
+
+@frozen
+class Shared:
+    """What all connections of a relay share."""
+
+    turns: Turns
+    budget: Budget
+    pauses: Pauses
+    emit: Emit
+    timing: Timing | None = None
+
+
 class NeverOpened(Exception):
     """The peer was gone before its upgrade was answered."""
 
@@ -64,6 +84,7 @@ class WebSocket:
 
     # CPython shares the names of at most 30 attributes between instances that have a dictionary.
     __slots__ = (
+        "_account",
         "_answer",
         "_ask",
         "_away_since",
@@ -71,15 +92,21 @@ class WebSocket:
         "_deadline",
         "_decoder",
         "_frames_per_turn",
+        "_given_up",
         "_heard",
+        "_held",
+        "_leaving",
         "_leftover",
         "_message_timeout",
         "_more",
         "_nursery",
         "_over",
+        "_pace",
         "_pinged_at",
+        "_rated",
         "_read_at",
         "_saying_goodbye",
+        "_shared",
         "_stream",
         "_timing",
         "_turn",
@@ -104,14 +131,18 @@ class WebSocket:
         remote: str,
         upgrade: Upgrade,
         settings: Settings,
-        turns: Turns,
-        timing: Timing | None = None,
+        shared: Shared,
     ) -> None:
         self.remote = remote
         #: What it was opened as.
         self.kind: Kind = "binary" if isinstance(upgrade.hello, BinaryHello) else "phone"
         self.scope = trio.CancelScope()
-        self.outbox = Outbox(self, limit=settings.outbox_bytes, write_timeout=settings.write_timeout)
+        self._shared = shared
+        self._account = Account(shared.budget, self.give_up)
+        self._given_up = False
+        self.outbox = Outbox(
+            self, limit=settings.outbox_bytes, write_timeout=settings.write_timeout, account=self._account
+        )
         self._stream = stream
         self._decoder = FrameDecoder(settings.max_frame_bytes)
         self._control: Control | None = None
@@ -120,18 +151,25 @@ class WebSocket:
         self._answer = upgrade.answer
         # What came in one read with the request head: a client need not wait for our 101.
         self._leftover = upgrade.leftover
+        # Bytes kept for later on the way in, as far as the account has been told.
+        self._held = 0
         self._message_timeout = settings.message_timeout
         # When the message under way has to be complete, and since when the forwarder has been
         # elsewhere: what backpressure takes is not the peer's fault, and moves the deadline.
         self._deadline = math.inf
         self._away_since = 0.0
-        self._turns = turns
-        self._turn = turns.latest
+        self._turns = shared.turns
+        self._turn = shared.turns.latest
         self._frames_per_turn = LEAST_FRAMES
-        self._ask = _READ_BYTES
+        rate = settings.binary_rate if self.kind == "binary" else settings.phone_rate
+        self._rated = rate != Rate()
+        self._pace = Pace(rate) if self._rated else None
+        self._ask = _READ_BYTES if self._pace is None else self._pace.most_bytes(_READ_BYTES)
         # The last read was full, so the next need not wait to be told that there is more.
         self._more = False
         self._over = False
+        # The connection is closing: there is one deadline for that, and nobody is held back.
+        self._leaving = False
         # What a probe waits for.
         self._heard: trio.Event | None = None
         self._verdict: Close | None = None
@@ -146,7 +184,7 @@ class WebSocket:
         self.round_trip: float | None = None
         self._pinged_at: float | None = None
         # When the latest read was done, if what it brought is timed.
-        self._timing = timing
+        self._timing = shared.timing
         self._read_at: float | None = None
         self.timed = False
 
@@ -159,6 +197,7 @@ class WebSocket:
         """
         try:
             async with trio.open_nursery() as self._nursery:
+                self._count_held(len(self._leftover))
                 self.outbox.put_control(self._answer)
                 self.outbox.flush()
                 if self.outbox.dead:
@@ -170,6 +209,7 @@ class WebSocket:
         finally:
             self._stream.close()
             self.outbox.close()
+            self._account.close()
 
     @property
     def ending(self) -> Ending:
@@ -197,6 +237,8 @@ class WebSocket:
         if self._deadline < math.inf:
             self._deadline += trio.current_time() - self._away_since
         while not decoder.ended:
+            if self._pace is not None and self._pace.until:
+                await self._pause(self._pace)
             if decoder.backlog:
                 await trio.lowlevel.checkpoint()
                 data = b""
@@ -208,24 +250,57 @@ class WebSocket:
                     break
                 if self._timing is not None:
                     self._read_at = self._timing.sample()
-            self._frames_per_turn = self._turns.begin(self._turn, self._frames_per_turn)
+            most = self._frames_per_turn = self._turns.begin(self._turn, self._frames_per_turn)
             self._turn = self._turns.latest
-            messages = decoder.decode(data, self._frames_per_turn)
+            if self._rated and self._pace is not None:
+                most = self._pace.most_frames(most)
+            messages = decoder.decode(data, most)
             self.received_count += len(messages)
-            if decoder.pings and not self._saying_goodbye:
-                self._summon().answer_pings()
-            if decoder.pongs:
-                self._take_pong()
-            if messages or not decoder.mid_message:
+            if decoder.others or self._rated:
+                self._take_others(len(data), len(messages))
+            unfinished = decoder.mid_message
+            if messages or not unfinished:
                 self._deadline = math.inf
-            if decoder.mid_message:
+            if unfinished:
+                self._count_held(decoder.held)
                 await self._keep_deadline()
+            elif self._held:
+                self._count_held(0)
             if messages:
                 self.timed = self._read_at is not None
                 return messages
         self._finish_reading()
         await trio.lowlevel.checkpoint()
         return None
+
+    @contextmanager
+    def holding(self, messages: Sequence[bytes]) -> Iterator[None]:
+        """Around a wait with ``messages``: so they count as buffered."""
+        size = sum(map(len, messages)) + FRAME_OVERHEAD * len(messages)
+        self._account.change(size)
+        try:
+            yield
+        finally:
+            self._account.change(-size)
+
+    def give_up(self) -> None:
+        """For the budget: let go of what waits here, at once, and end the connection.
+
+        What is left after that, if anything, goes the second time, and the connection with it.
+        """
+        if self._given_up:
+            self._cut()
+            return
+        self._given_up = True
+        full = self.kind == "phone" and self.outbox.charge > self._held
+        self._shared.emit(BuffersFull(self.kind, self.remote, self._account.held, self._shared.budget.limit))
+        self.end(BACKLOG_FULL if full else BUFFERS_FULL)
+        self.outbox.discard()
+        if self._held and not self._decoder.ended:
+            self._decoder.give_up(BUFFERS_FULL)
+            self._count_held(0)
+        if self._account.held > _KEPT:
+            self._cut()
 
     def handed_on(self, outboxes: Iterable[Outbox]) -> None:
         """`timed` messages are in ``outboxes``, flushed: their time ends when the kernel has taken the last."""
@@ -286,6 +361,8 @@ class WebSocket:
                 continue
             self._more = len(data) == self._ask
             self._ask = _MORE_BYTES if len(data) >= _READ_BYTES else _READ_BYTES
+            if self._rated and self._pace is not None:
+                self._ask = self._pace.most_bytes(self._ask)
             self.received_bytes += len(data)
             self._show_life()
             return data
@@ -317,6 +394,49 @@ class WebSocket:
             self.end(MESSAGE_TOO_SLOW)
             await trio.sleep_forever()  # which `end` has just cancelled
 
+    def _count_held(self, held: int) -> None:
+        change = held - self._held
+        if change:
+            self._held = held
+            self._account.change(change)
+
+    def _cut(self) -> None:
+        """Let go of everything and of the connection, without another word to the peer."""
+        self._account.close()
+        self.outbox.give_up()
+        self._stream.discard_unsent()
+        self._nursery.cancel_scope.cancel()
+
+    def _take_others(self, size: int, messages: int) -> None:
+        """After a decoding of ``size`` new bytes: control frames, and what bounds there are."""
+        decoder = self._decoder
+        others, idle = decoder.others, decoder.idle
+        decoder.others = decoder.idle = 0
+        if decoder.pings and not self._saying_goodbye:
+            self._summon().answer_pings()
+        if decoder.pongs:
+            self._take_pong()
+        if (idle or self._rated) and not self._leaving:
+            if self._pace is None:
+                self._pace = Pace(Rate())
+            self._pace.spend(size, messages + others, idle)
+
+    async def _pause(self, pace: Pace) -> None:
+        """Leave the peer's bytes in its socket until it is within its bounds again."""
+        if not self._leaving:
+            begun, bound = trio.current_time(), pace.bound
+            if not pace.noticed:
+                pace.noticed = True
+                self._shared.emit(RateLimited(self.kind, self.remote, bound))
+            with self._shared.pauses.noted(self.kind, bound):
+                await trio.sleep_until(pace.until)
+            # Unless it draws out a message with frames of nothing, which is its own doing.
+            if self._deadline < math.inf and not (bound == "control" and self._decoder.fragmented):
+                self._deadline += trio.current_time() - begun
+            # As after any time in which it was not heard.
+            self.signs_of_life += 1
+        pace.until = 0.0
+
     def _take_pong(self) -> None:
         self._decoder.pongs = 0
         if self._pinged_at is not None:
@@ -336,6 +456,7 @@ class WebSocket:
         """Reading is over: by a Close frame, a broken rule, or the end of the stream."""
         self._over = True
         self._show_life()
+        self._count_held(self._decoder.held)
         if self._decoder.failure is not None:
             self.end(self._decoder.failure)
         elif self._decoder.close_frame is not None:
@@ -351,6 +472,7 @@ class WebSocket:
     async def _close(self) -> None:
         """Say goodbye as the protocol wants it, within `CLOSE_TIMEOUT`."""
         self.outbox.discard()
+        self._leaving = True
         # From here on there is one deadline, and the rest of a slow message only stands before the
         # peer's Close frame.
         self._deadline = self._message_timeout = math.inf

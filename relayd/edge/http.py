@@ -14,6 +14,7 @@ from websockets.utils import accept_key
 from relayd.edge.caller import Caller
 from relayd.edge.request import Answer, Request, answer_or
 from relayd.edge.stream import Stream
+from relayd.routing.budget import Budget
 from relayd.settings import Settings
 from relayd.wire.head import Head
 from relayd.wire.upgrade import BadHeaders, BinaryHello, PhoneHello, binary_hello, phone_hello
@@ -48,6 +49,10 @@ class Front(Protocol):
     @property
     def refusing(self) -> bool:
         """Whether upgrades are refused."""
+
+    @property
+    def budget(self) -> Budget:
+        """Where what has come of a request counts."""
 
     def health(self) -> Mapping[str, Any]:
         """The document of ``/healthz``. It counts everybody, so it is only made on demand."""
@@ -100,7 +105,7 @@ async def answer_request(
         if answer.status >= 400 and answer.status != 503 and not answer.quiet:
             on_refused(answer.status)
 
-    upgrade = await answer_or(stream, deadline, settings.handshake_timeout, judge, note)
+    upgrade = await answer_or(stream, deadline, settings.handshake_timeout, judge, note, front.budget)
     if upgrade is not None:
         front.answered(endpoint, 101)
     return upgrade

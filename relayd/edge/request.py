@@ -3,8 +3,8 @@
 One request per connection. `relayd.wire.head` reads it. Answers never echo a byte of it.
 """
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from email.utils import formatdate
 from typing import Any, Final, TypeVar
 
@@ -13,6 +13,7 @@ import trio
 from attrs import frozen
 
 from relayd.edge.stream import Stream
+from relayd.routing.budget import Account, Budget
 from relayd.wire.head import BadHead, Head, may_become_head, parse_head
 
 __all__ = [
@@ -85,14 +86,16 @@ async def answer_or(
     timeout: float,
     judge: Callable[[Request], T],
     on_answer: Callable[[Answer], None],
+    budget: Budget | None = None,
 ) -> T | None:
     """Read a request head; return what ``judge`` makes of it, or send the `Answer` that it raises.
 
     The whole head must be there at ``deadline``; the answer, of which ``on_answer`` is told before it is
     sent, may take ``timeout`` seconds. Nothing is sent to a client that hangs up before it has asked.
+    What has come of the head counts against ``budget``.
     """
     try:
-        request = await read_request(stream, deadline)
+        request = await read_request(stream, deadline, budget)
         return None if request is None else judge(request)
     except Answer as answer:
         on_answer(answer)
@@ -100,21 +103,40 @@ async def answer_or(
     return None
 
 
-async def read_request(stream: Stream, deadline: float) -> Request | None:
-    """Read a whole request head, until ``deadline`` by trio's clock.
+async def read_request(stream: Stream, deadline: float, budget: Budget | None = None) -> Request | None:
+    """Read a whole request head, until ``deadline`` by trio's clock, holding it on ``budget``.
 
     None if the client hung up before that, or has sent nothing. Raises `Answer`: what a head in bad order gets.
     """
     received = bytearray()
-    with trio.move_on_at(deadline):
-        return _request(bytes(received)) if await _read_head(stream, received) else None
+    with trio.move_on_at(deadline) as scope, _counted(received, budget, scope) as account:
+        return _request(bytes(received)) if await _read_head(stream, received, account) else None
     # Not a word to a client that has sent none: it may be a port scan, or a spare connection.
     if received:
         raise Answer(408)
     return None
 
 
-async def _read_head(stream: Stream, received: bytearray) -> bool:
+@contextmanager
+def _counted(received: bytearray, budget: Budget | None, scope: trio.CancelScope) -> Iterator[Account | None]:
+    """Of ``received``; where ``budget`` wants it back, ``scope`` is cancelled, as if nothing had come."""
+    if budget is None:
+        yield None
+        return
+
+    def give_up() -> None:
+        account.close()
+        received.clear()
+        scope.cancel()
+
+    account = Account(budget, give_up)
+    try:
+        yield account
+    finally:
+        account.close()
+
+
+async def _read_head(stream: Stream, received: bytearray, account: Account | None) -> bool:
     """Read until the head is whole; False if the client hung up before. Raises `Answer`."""
     while _END_OF_HEAD not in received:
         if len(received) == MAX_HEAD_BYTES:
@@ -123,8 +145,11 @@ async def _read_head(stream: Stream, received: bytearray) -> bool:
         if not data:
             return False
         received += data
-        if _END_OF_HEAD not in received and not may_become_head(received):
-            raise Answer(400)
+        if _END_OF_HEAD not in received:
+            if not may_become_head(received):
+                raise Answer(400)
+            if account is not None:
+                account.change(len(data))
     return True
 
 

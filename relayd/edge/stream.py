@@ -8,10 +8,12 @@ import fcntl
 import os
 import select
 import socket
+import struct
 import sys
 import termios
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 
 import trio
@@ -68,6 +70,10 @@ class Stream(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close it, at once. Whoever waits for it gets `trio.ClosedResourceError`."""
+
+    @abstractmethod
+    def discard_unsent(self) -> None:
+        """Have the kernel throw away what it has not sent, with a reset, once this is closed."""
 
     async def receive_some(self, size: int) -> bytes:
         """At least one byte, and at most ``size``; none at the end, however it came about."""
@@ -145,3 +151,7 @@ class PlainStream(Stream):
         if self.socket.fileno() >= 0:
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
+
+    def discard_unsent(self) -> None:
+        with suppress(OSError):
+            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

@@ -12,6 +12,7 @@ from typing import Final
 
 from relayd.edge.connection import Kind, WebSocket
 from relayd.edge.http import Endpoint
+from relayd.edge.pace import Pauses
 from relayd.ops.events import (
     AcceptPaused,
     BinaryClaimed,
@@ -20,6 +21,7 @@ from relayd.ops.events import (
     CertificateFailed,
     CertificateIssued,
     CertificateRenewed,
+    BuffersFull,
     ClaimRefused,
     EnvelopesDropped,
     Event,
@@ -131,6 +133,9 @@ class Tally:
         self.grace_expiries = 0
         self.accept_pauses = 0
         self.internal_errors = 0
+        #: Connections closed because all buffers were full and they held most, by kind.
+        self.buffers_full: Counter[str] = Counter()
+        self.pauses = Pauses()
         #: Connections of which a request head is being read, or its answer sent.
         self.handshaking = 0
         #: What connections carried that have ended.
@@ -165,6 +170,8 @@ class Tally:
                 self.orders["renewed"] += 1
             case CertificateFailed():
                 self.orders["failed"] += 1
+            case BuffersFull(kind=kind):
+                self.buffers_full[kind] += 1
             case AcceptPaused():
                 self.accept_pauses += 1
             case InternalError():

@@ -5,6 +5,7 @@ from typing import Protocol
 
 from relayd.edge.connection import WebSocket
 from relayd.edge.tally import Tally
+from relayd.routing.budget import Budget
 from relayd.routing.registry import Registry
 from relayd.settings import Settings
 
@@ -25,6 +26,10 @@ class Watched(Protocol):
     @property
     def registry(self) -> Registry:
         """Who holds which server-id."""
+
+    @property
+    def budget(self) -> Budget:
+        """What is buffered, and what may be."""
 
     @property
     def connections(self) -> Set[WebSocket]:

@@ -409,6 +409,48 @@ class ProxyRefused(Event):
 
 
 @frozen
+class BuffersBounded(Event):
+    """At the start: how much may wait in all buffers together."""
+
+    message_id: ClassVar[str] = "7d25440588f447c7b27f1048f718c7c8"
+    message: ClassVar[str] = "buffers may hold {bytes} bytes in all"
+    bytes: int
+    """What `--max-buffered-bytes` says, or what auto stands for here."""
+
+
+@frozen
+class BuffersFull(Event):
+    """All buffers together were full, and this connection held most: it was closed with 1011."""
+
+    level: ClassVar[Level] = "warning"
+    limit: ClassVar[Limit | None] = FAULTS
+    message_id: ClassVar[str] = "ac16b3303d8442dfa143813d189f996b"
+    message: ClassVar[str] = "{kind} from {remote} closed for its {held} bytes, as all buffers hold {bytes}"
+    kind: str
+    """binary, phone, or request for a head that was not complete."""
+    remote: str
+    held: int
+    """Bytes that waited for it or, unfinished, from it."""
+    bytes: int
+    """What all may hold."""
+
+
+@frozen
+class RateLimited(Event):
+    """A connection sent more than it may and is read from more slowly; told once for each connection."""
+
+    level: ClassVar[Level] = "warning"
+    limit: ClassVar[Limit | None] = FAULTS
+    message_id: ClassVar[str] = "79a3e13b86374bd09f46a59b46b8b3e5"
+    message: ClassVar[str] = "{kind} from {remote} held back: too many {bound} in a second"
+    kind: str
+    """binary or phone."""
+    remote: str
+    bound: str
+    """bytes, frames, or control: pings, pongs and empty fragments, of which there is always a bound."""
+
+
+@frozen
 class AcceptPaused(Event):
     """The system is out of file descriptors or memory: no connection is accepted until that has passed."""
 

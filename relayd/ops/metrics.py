@@ -22,6 +22,7 @@ from prometheus_client.utils import floatToGoString
 from relayd import __version__
 from relayd.edge.connection import Kind
 from relayd.edge.http import Endpoint
+from relayd.edge.pace import BOUNDS, Bound, Pauses
 from relayd.edge.tally import CODES, Histogram, Traffic
 from relayd.edge.watched import Watched
 from relayd.wire import frames
@@ -117,6 +118,14 @@ def _closes(survey: Survey) -> Values:
 
 def _each(names: Iterable[str], counts: Mapping[str, int]) -> Values:
     return [((name,), counts.get(name, 0)) for name in names]
+
+
+def _paused(counts: Callable[[Pauses], Mapping[tuple[str, Bound], float]]) -> Callable[[Survey], Values]:
+    def read(survey: Survey) -> Values:
+        found = counts(survey.relay.tally.pauses)
+        return [((kind, bound), found.get((kind, bound), 0)) for kind in _KINDS for bound in BOUNDS]
+
+    return read
 
 
 def _one(read: Callable[[Watched], int]) -> Callable[[Survey], Values]:
@@ -232,6 +241,47 @@ FAMILIES: Final = (
         "histogram",
         "The fullest outbox of all, looked at once a second. At --outbox-bytes a phone is closed with 1011.",
         lambda survey: survey.relay.tally.fullest,
+    ),
+    Family(
+        "relayd_buffered_bytes",
+        "gauge",
+        "Bytes that wait in all buffers, now: outboxes, unfinished messages and request heads, and messages "
+        "that wait for a binary to have room.",
+        _one(lambda relay: relay.budget.used),
+    ),
+    Family(
+        "relayd_buffered_bytes_limit",
+        "gauge",
+        "What they may be: --max-buffered-bytes. Beyond it, those that hold most are closed with 1011.",
+        _one(lambda relay: relay.budget.limit),
+    ),
+    Family(
+        "relayd_buffers_full_closes_total",
+        "counter",
+        "Connections closed because all buffers were full and they held most.",
+        lambda survey: _each(_KINDS, survey.relay.tally.buffers_full),
+        {"kind": _KINDS},
+    ),
+    Family(
+        "relayd_paused_connections",
+        "gauge",
+        "Connections that are not read from for now, since they sent more than they may.",
+        _one(lambda relay: relay.tally.pauses.under_way),
+    ),
+    Family(
+        "relayd_pauses_total",
+        "counter",
+        "Times that a connection was not read from for a while. bytes and frames: beyond --phone-rate or "
+        "--binary-rate; control: pings, pongs and empty fragments, which always have a bound.",
+        _paused(lambda pauses: pauses.count),
+        {"kind": _KINDS, "bound": BOUNDS},
+    ),
+    Family(
+        "relayd_paused_seconds_total",
+        "counter",
+        "Seconds of all those pauses that are over.",
+        _paused(lambda pauses: pauses.seconds),
+        {"kind": _KINDS, "bound": BOUNDS},
     ),
     Family(
         "relayd_heartbeat_round_trip_seconds",

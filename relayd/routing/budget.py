@@ -15,7 +15,7 @@ _RELIEF: Final = 8
 paid for by the bytes that it takes to make it necessary again."""
 
 _AT_ONCE: Final = 512
-"""Accounts given up at most before other tasks have their turn, unless that is not enough to be below the limit."""
+"""Accounts given up at most before other tasks have their turn, unless there is still too much."""
 
 
 class Account:

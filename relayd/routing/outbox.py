@@ -78,9 +78,7 @@ class Outbox:
         "sent_count",
     )
 
-    def __init__(
-        self, transport: Transport, *, limit: int, write_timeout: float, account: Account
-    ) -> None:
+    def __init__(self, transport: Transport, *, limit: int, write_timeout: float, account: Account) -> None:
         """``account`` is the connection's: it is told what is left here after each attempt to send."""
         self._transport = transport
         self._account = account

@@ -13,6 +13,7 @@ __all__ = [
     "BAD_JSON",
     "BINARY_GONE",
     "BINARY_RECLAIMED",
+    "BUFFERS_FULL",
     "BY_OPERATOR",
     "CLAIM_TAKEN",
     "HEARTBEAT_TIMEOUT",
@@ -48,6 +49,7 @@ MESSAGE_TOO_SLOW: Final = Close(1008, "message too slow")
 MESSAGE_TOO_BIG: Final = Close(1009, "message too big")
 HEARTBEAT_TIMEOUT: Final = Close(1011, "heartbeat timeout")
 BACKLOG_FULL: Final = Close(1011, "phone backlog full")
+BUFFERS_FULL: Final = Close(1011, "relay buffers full")
 WRITE_FAILED: Final = Close(1011, "write failed")
 WRITE_STALLED: Final = Close(1011, "write stalled")
 TAKEN_OVER: Final = Close(1011, "server-id taken over")

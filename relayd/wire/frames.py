@@ -141,6 +141,11 @@ class FrameDecoder:
         return bool(self._buffer or self._backlog) or self._fragments is not None
 
     @property
+    def fragmented(self) -> bool:
+        """Whether a message has begun of which there will be another fragment."""
+        return self._fragments is not None
+
+    @property
     def held(self) -> int:
         """Bytes kept for later, with what a bytearray takes in advance."""
         held = len(self._buffer) + (0 if self._fragments is None else len(self._fragments))

@@ -318,7 +318,7 @@ async def flooded_phone(relay: RelayUnderTest, clock: MockClock) -> tuple[Client
 
 async def test_time_inside_lasts_until_the_peer_has_taken_the_last_of_it(autojump_clock: MockClock) -> None:
     async with relay_under_test(metrics_listen=ON, outbox_bytes=MESSAGES * 300_000) as relay:
-        inside, timing = relay.relay.tally.inside, relay.relay._timing
+        inside, timing = relay.relay.tally.inside, relay.relay._shared.timing
         assert timing is not None
         timing._until_next = 10**9
         binary, phone, envelope = await flooded_phone(relay, autojump_clock)
@@ -341,7 +341,7 @@ async def test_time_inside_of_what_goes_out_at_once_is_short_and_of_what_never_d
     autojump_clock: MockClock,
 ) -> None:
     async with relay_under_test(metrics_listen=ON, outbox_bytes=MESSAGES * 300_000) as relay:
-        inside, timing = relay.relay.tally.inside, relay.relay._timing
+        inside, timing = relay.relay.tally.inside, relay.relay._shared.timing
         assert timing is not None
         binary, phone, envelope = await flooded_phone(relay, autojump_clock)
         # The very first read is always timed, and the binary took it at once.
@@ -392,7 +392,7 @@ async def test_nothing_is_timed_without_metrics() -> None:
         await binary.next_message()
         samples = await scraped(relay)
     assert value(samples, "relayd_frame_inside_seconds_count") == 0
-    assert relay.relay._timing is None
+    assert relay.relay._shared.timing is None
 
 
 async def test_backlog_is_seen_in_the_sum_and_in_the_fullest(autojump_clock: MockClock) -> None:

@@ -1,9 +1,11 @@
 """What routing is tested with instead of sockets."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 
 import trio
 
+from relayd.routing.budget import Account, Budget
 from relayd.routing.connection import Ending
 from relayd.routing.outbox import Outbox
 from relayd.wire.close import Close
@@ -21,7 +23,8 @@ class FakeConnection:
     def __init__(self, *, takes: int = 10**9) -> None:
         self.takes = takes
         self.taken = b""
-        self.outbox = Outbox(self, limit=10_000, write_timeout=10)
+        self.account = Account(Budget(10**9), lambda: None)
+        self.outbox = Outbox(self, limit=10_000, write_timeout=10, account=self.account)
         self.ends: list[Close] = []
         self.scope = trio.CancelScope()
         self.probed = trio.Event()
@@ -45,6 +48,10 @@ class FakeConnection:
             return await self._arrivals.receive()
         except trio.EndOfChannel:
             return None
+
+    @contextmanager
+    def holding(self, messages: Sequence[bytes]) -> Iterator[None]:
+        yield
 
     def handed_on(self, outboxes: Iterable[Outbox]) -> None:
         raise AssertionError("nothing here is timed")

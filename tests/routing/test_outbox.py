@@ -7,6 +7,7 @@ import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 
+from relayd.routing.budget import Account, Budget
 from relayd.routing.outbox import FRAME_OVERHEAD, Outbox
 from relayd.wire.close import WRITE_STALLED, Close
 from relayd.wire.frames import PING, encode_text
@@ -60,9 +61,11 @@ class Wire:
         self._writable.unpark_all()
 
 
-def outbox_on(wire: Wire, limit: int = 10_000) -> Outbox:
+def outbox_on(wire: Wire, limit: int = 10_000, account: Account | None = None) -> Outbox:
     """An outbox with the contract's write timeout."""
-    return Outbox(wire, limit=limit, write_timeout=10)
+    if account is None:
+        account = Account(Budget(10**9), lambda: None)
+    return Outbox(wire, limit=limit, write_timeout=10, account=account)
 
 
 @pytest.mark.parametrize("payload", [b"", b"x", b"x" * 125, b"x" * 126, b"x" * 70_000])
