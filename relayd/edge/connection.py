@@ -239,9 +239,10 @@ class WebSocket:
         while not decoder.ended:
             if self._pace is not None and self._pace.until:
                 await self._pause(self._pace)
+            # What was read last must not be kept through the wait for more.
+            data = b""
             if decoder.backlog:
                 await trio.lowlevel.checkpoint()
-                data = b""
             elif self._leftover:
                 data, self._leftover = self._leftover, b""
             else:
@@ -274,12 +275,16 @@ class WebSocket:
         return None
 
     @contextmanager
-    def holding(self, messages: Sequence[bytes]) -> Iterator[None]:
-        """Around a wait with ``messages``: so they count as buffered."""
+    def holding(self, messages: list[bytes]) -> Iterator[None]:
+        """Around a wait with ``messages``: so they count as buffered. If it is cancelled, they are let go."""
         size = sum(map(len, messages)) + FRAME_OVERHEAD * len(messages)
         self._account.change(size)
         try:
             yield
+        except BaseException:
+            # Its traceback keeps them as long as the closing handshake takes.
+            messages.clear()
+            raise
         finally:
             self._account.change(-size)
 

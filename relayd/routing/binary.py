@@ -56,3 +56,6 @@ async def forward_from_binary(connection: Connection, slot: Slot, emit: Emit) ->
         if malformed or unknown or push_wake:
             # One event for a whole read: a binary that sends rubbish must not fill the journal.
             emit(EnvelopesDropped(slot.server_id, malformed, unknown, push_wake))
+        # The next ones may be long in coming, and these must not wait for them.
+        messages.clear()
+        message = frame = b""

@@ -1,6 +1,6 @@
 """What routing needs of a connection, and no more: the edge has the real one."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -56,8 +56,11 @@ class Connection(Protocol):
         Never raises for anything that the peer does.
         """
 
-    def holding(self, messages: Sequence[bytes]) -> AbstractContextManager[None]:
-        """Around a wait with ``messages``, which `receive` returned: so they count as buffered."""
+    def holding(self, messages: list[bytes]) -> AbstractContextManager[None]:
+        """Around a wait with ``messages``, which `receive` returned: so they count as buffered.
+
+        If the wait is cancelled, they are let go.
+        """
 
     def handed_on(self, outboxes: Iterable[Outbox]) -> None:
         """Messages that are `timed` are in ``outboxes`` now, each of which has been flushed. Never waits."""

@@ -36,21 +36,26 @@ async def forward_from_phone(connection: Connection, slot: Slot, phone: Phone) -
             if outbox.full:
                 with connection.holding(messages):
                     await outbox.room()
-        if phone.dismissed:
-            continue
-        binary = slot.binary
-        if binary is None:
-            connection.end(BINARY_GONE)
-            continue
-        outbox = binary.outbox
-        for message in messages:
-            if not is_json(message):
-                connection.end(BAD_JSON)
-                break
-            phone.last_put = outbox.put_unbounded(message, phone.prefix, b"}")
-        outbox.flush()
-        if connection.timed:
-            connection.handed_on((outbox,))
-        if outbox.dead:
-            # Its reader mostly knows by itself. But a peer may refuse to be sent anything and go on sending.
-            binary.end(WRITE_FAILED)
+        if not phone.dismissed:
+            _hand_on(messages, connection, slot, phone)
+        # The next ones may be long in coming, and these must not wait for them.
+        messages.clear()
+
+
+def _hand_on(messages: list[bytes], connection: Connection, slot: Slot, phone: Phone) -> None:
+    binary = slot.binary
+    if binary is None:
+        connection.end(BINARY_GONE)
+        return
+    outbox = binary.outbox
+    for message in messages:
+        if not is_json(message):
+            connection.end(BAD_JSON)
+            break
+        phone.last_put = outbox.put_unbounded(message, phone.prefix, b"}")
+    outbox.flush()
+    if connection.timed:
+        connection.handed_on((outbox,))
+    if outbox.dead:
+        # Its reader mostly knows by itself. But a peer may refuse to be sent anything and go on sending.
+        binary.end(WRITE_FAILED)

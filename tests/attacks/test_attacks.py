@@ -341,7 +341,9 @@ def test_garbage_after_the_upgrade_is_a_protocol_error(start_relay: RelayStarter
 
 
 @pytest.mark.parametrize("path", ["/v1/client", "/v1/server"])
-def test_close_is_answered_after_as_many_pings_as_may_come_at_once(start_relay: RelayStarter, path: str) -> None:
+def test_close_is_answered_after_as_many_pings_as_may_come_at_once(
+    start_relay: RelayStarter, path: str
+) -> None:
     relay = start_relay()
     with under_attack(relay) as honest:
         server_id = "honest" if path == "/v1/client" else "pings"

@@ -50,7 +50,7 @@ class FakeConnection:
             return None
 
     @contextmanager
-    def holding(self, messages: Sequence[bytes]) -> Iterator[None]:
+    def holding(self, messages: list[bytes]) -> Iterator[None]:
         yield
 
     def handed_on(self, outboxes: Iterable[Outbox]) -> None:
