@@ -130,7 +130,6 @@ class Relay:
                 stack.callback(admin.close)
             with self._scope:
                 async with trio.open_nursery() as nursery:
-                    self.emit(BuffersBounded(self.budget.limit))
                     nursery.start_soon(self.registry.expire_graces)
                     nursery.start_soon(self._heartbeats.run)
                     nursery.start_soon(self._certificates.watch)
@@ -145,6 +144,7 @@ class Relay:
                     if admin is not None:
                         nursery.start_soon(accept_connections, admin, self._handle_admin, nursery, self.emit)
                         self.emit(AdminListening(admin.address.path))
+                    self.emit(BuffersBounded(self.budget.limit))
                     self.listening = [str(listener.address) for listener in listeners]
                     task_status.started(self.listening)
 

@@ -353,6 +353,10 @@ class WebSocket:
         """For the outbox: bytes sent and not yet confirmed."""
         return self._stream.unacknowledged()
 
+    def kept(self) -> int:
+        """For the outbox: bytes sent that wait in this process, for the kernel to take."""
+        return self._stream.kept()
+
     async def _read(self) -> bytes:
         """The next bytes; none at the end of the stream, however that came about."""
         while True:

@@ -57,6 +57,10 @@ class Stream(ABC):
         """How many bytes of what was sent the peer's side has not confirmed yet."""
 
     @abstractmethod
+    def kept(self) -> int:
+        """How many bytes of what counts as sent are kept here, for the kernel to take."""
+
+    @abstractmethod
     def hung_up(self) -> bool:
         """Whether the peer will send no more, although nobody has read as far as that."""
 
@@ -73,7 +77,7 @@ class Stream(ABC):
 
     @abstractmethod
     def discard_unsent(self) -> None:
-        """Have the kernel throw away what it has not sent, with a reset, once this is closed."""
+        """Throw away what has not gone out, and once this is closed have the kernel do so too, with a reset."""
 
     async def receive_some(self, size: int) -> bytes:
         """At least one byte, and at most ``size``; none at the end, however it came about."""
@@ -134,6 +138,9 @@ class PlainStream(Stream):
         # SIOCOUTQ of tcp(7), which Linux calls TIOCOUTQ.
         answer = fcntl.ioctl(self.socket.fileno(), termios.TIOCOUTQ, bytes(4))
         return int.from_bytes(answer, sys.byteorder)
+
+    def kept(self) -> int:
+        return 0
 
     def hung_up(self) -> bool:
         poll = select.poll()

@@ -137,6 +137,9 @@ class TlsStream(Stream):
     def unacknowledged(self) -> int:
         return self._below.unacknowledged() + len(self._ciphertext)
 
+    def kept(self) -> int:
+        return len(self._ciphertext)
+
     def hung_up(self) -> bool:
         return self._below.hung_up()
 
@@ -152,6 +155,10 @@ class TlsStream(Stream):
             # The peer's own goodbye: with bytes left unread, the kernel would reset the connection instead.
             self._below.try_receive(_RECORD)
         self._below.close()
+
+    def discard_unsent(self) -> None:
+        self._ciphertext = b""
+        self._below.discard_unsent()
 
     def _say_goodbye(self) -> None:
         """The close_notify alert (RFC 8446, section 6.1), once."""

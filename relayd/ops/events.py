@@ -427,7 +427,7 @@ class BuffersFull(Event):
     message_id: ClassVar[str] = "ac16b3303d8442dfa143813d189f996b"
     message: ClassVar[str] = "{kind} from {remote} closed for its {held} bytes, as all buffers hold {bytes}"
     kind: str
-    """binary, phone, or request for a head that was not complete."""
+    """binary or phone."""
     remote: str
     held: int
     """Bytes that waited for it or, unfinished, from it."""

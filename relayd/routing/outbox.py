@@ -50,6 +50,9 @@ class Transport(Protocol):
     def unacknowledged(self) -> int:
         """How many bytes of what was sent the peer's side has not confirmed yet."""
 
+    def kept(self) -> int:
+        """How many bytes of what was sent wait in this process, after `try_send` has not sent all."""
+
     def end(self, close: Close) -> None:
         """End the connection that this outbox belongs to. First call wins."""
 
@@ -297,8 +300,11 @@ class Outbox:
 
     def _count(self) -> None:
         """Tell the account what is left here. It may find that too much, and have it discarded."""
-        change = self.charge - self._counted
-        self._counted = self.charge
+        held = self.charge
+        if self._blocked and not self.dead:
+            held += self._transport.kept()
+        change = held - self._counted
+        self._counted = held
         self._account.change(change)
 
     def _die(self) -> None:

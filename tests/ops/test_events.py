@@ -17,6 +17,7 @@ UNLIMITED = {
     "listening",
     "metrics_listening",
     "admin_listening",
+    "buffers_bounded",
     "admin_unavailable",
     "journal_unavailable",
     "challenges_listening",

@@ -68,6 +68,9 @@ class FakeConnection:
     def hung_up(self) -> bool:
         return self.gone
 
+    def kept(self) -> int:
+        return 0
+
     def end(self, close: Close) -> None:
         self.ends.append(close)
         self.scope.cancel()

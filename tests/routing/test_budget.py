@@ -154,3 +154,15 @@ def test_nothing_gets_into_an_outbox_that_was_given_up_while_a_put_made_room() -
     assert not outbox.put(b"x" * 4_000)
     assert outbox.waiting == 1
     assert budget.used == 1_100 + 4_000 + FRAME_OVERHEAD
+
+
+def test_what_tls_has_encrypted_and_the_kernel_has_not_taken_counts_too() -> None:
+    budget = Budget(10**9)
+    wire = Wire(open_for=50)
+    wire.kept_bytes = 5_000
+    outbox = outbox_on(wire, account=Account(budget, lambda: None))
+    outbox.put(b"x" * 98)
+    outbox.flush()
+    assert budget.used == 98 + FRAME_OVERHEAD + 5_000
+    outbox.give_up()
+    assert budget.used == 0

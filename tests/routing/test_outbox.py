@@ -26,6 +26,7 @@ class Wire:
         self.calls = 0
         self.writers = 0
         self.acknowledged = 0
+        self.kept_bytes = 0
         self.closes: list[Close] = []
         self._writable = trio.lowlevel.ParkingLot()
 
@@ -48,6 +49,9 @@ class Wire:
 
     def unacknowledged(self) -> int:
         return len(self.taken) - self.acknowledged
+
+    def kept(self) -> int:
+        return self.kept_bytes
 
     def end(self, close: Close) -> None:
         self.closes.append(close)
