@@ -37,7 +37,7 @@ def relayd(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str
 
 
 def test_status_is_a_page_for_people(start_admin: Callable[..., AdminRelay]) -> None:
-    admin = start_admin("--max-phones", "3")
+    admin = start_admin("--max-phones", "3", "--max-buffered-bytes", "64000000")
     with peers_at(admin.relay, "demo") as peers, peers_at(admin.relay, "gone") as others:
         peers.phone()
         others.binary.close()
@@ -54,6 +54,7 @@ def test_status_is_a_page_for_people(start_admin: Callable[..., AdminRelay]) -> 
     assert rows["in grace"] == "1 server-id, waiting for the binary to come back"
     # A masked frame of seven bytes, and a Close frame with a code.
     assert rows["frames in"] == "1, 21B, over 3 connections"
+    assert rows["buffered"] == "0B of 61.0M that may be"
     assert "max-phones 3" in rows["settings"]
 
 
