@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -254,11 +255,14 @@ def test_check_prints_every_setting_with_value_and_source_and_starts_nothing(tmp
     path.write_text("max-phones = 3\n")
     done = relayd("check", "--config", str(path), "--grace", "5")
     assert (done.returncode, done.stderr) == (0, "")
-    rows = {line.split()[0]: line.split(None, 2)[1:] for line in done.stdout.splitlines()}
+    rows = {line.split()[0]: re.split(r" {2,}", line)[1:] for line in done.stdout.splitlines()}
     assert rows.keys() == {attribute.name.replace("_", "-") for attribute in fields(Settings)}
     assert rows["max-phones"] == ["3", f"max-phones in {path}"]
     assert rows["grace"] == ["5", "the flag --grace"]
     assert rows["require-token"] == ["true", "the default"]
+    # What it stands for on this machine.
+    assert re.fullmatch(r"auto \(\d+ here\)", rows["max-buffered-bytes"][0])
+    assert rows["phone-rate"] == ["off", "the default"]
 
 
 def test_check_exits_2_on_the_first_error(tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 
 import pytest
-import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.events import CloseConnection, TextMessage
 
