@@ -255,6 +255,11 @@ async def test_pings_are_answered_while_frames_are_held_back(autojump_clock: Moc
             assert await phone.next_event() == Pong(payload=b"here")
 
 
+def owed(pace: Pace) -> tuple[object, str]:
+    """Until when it is to be waited for, and why."""
+    return pace.until, pace.bound
+
+
 async def test_a_pace_lets_a_second_s_worth_through_and_then_a_second_s_worth_each_second(
     autojump_clock: MockClock,
 ) -> None:
@@ -263,18 +268,15 @@ async def test_a_pace_lets_a_second_s_worth_through_and_then_a_second_s_worth_ea
     pace.spend(1000, 100, 0)
     assert pace.until == 0
     pace.spend(1, 0, 0)
-    assert pace.until == pytest.approx(begun + 0.001)
-    assert pace.bound == "bytes"
+    assert owed(pace) == (pytest.approx(begun + 0.001), "bytes")
     pace.spend(0, 50, 0)
-    assert pace.until == pytest.approx(begun + 0.5)
-    assert pace.bound == "frames"
+    assert owed(pace) == (pytest.approx(begun + 0.5), "frames")
     pace.until = 0.0
     await trio.sleep(10)
     pace.spend(1000, 100, 0)
     assert pace.until == 0
     pace.spend(0, 0, CONTROL_BURST + 1)
-    assert pace.until == pytest.approx(trio.current_time() + 1 / CONTROL_RATE)
-    assert pace.bound == "control"
+    assert owed(pace) == (pytest.approx(trio.current_time() + 1 / CONTROL_RATE), "control")
 
 
 def test_over_real_sockets_frames_beyond_the_rate_take_their_time_and_a_pair_beside_them_none(
