@@ -22,6 +22,9 @@ BESIDE = 24 * 1024 * 1024
 """What may be taken beside the budget: free memory that malloc keeps (16 MiB), one read and its messages, the
 queue of the log (4 MiB)."""
 
+PATIENT = ("--heartbeat-interval", "3600", "--message-timeout", "3600", "--write-timeout", "3600")
+"""However slow the machine is, nobody is closed for anything but the budget."""
+
 CROWD = 400
 MESSAGE = 262_144
 PART = 200_000
@@ -83,7 +86,7 @@ def test_hundreds_of_peers_that_send_part_of_a_message_and_stop_take_no_more_tha
     if shape == "fragments":
         part = frame(bytes(1000), 0x01) + frame(bytes(1000), 0x00) * (PART // 1000 - 1)
     with many_descriptors():
-        relay = start_relay("--max-buffered-bytes", str(BUDGET), "--max-phones", str(2 * CROWD))
+        relay = start_relay(*PATIENT, "--max-buffered-bytes", str(BUDGET), "--max-phones", str(2 * CROWD))
         with (
             under_attack(relay) as honest,
             closing(Peer(relay, "/v1/server", "target")) as target,
@@ -115,7 +118,7 @@ def test_hundreds_of_peers_that_send_part_of_a_message_and_stop_take_no_more_tha
 def test_hundreds_of_phones_that_never_read_take_no_more_than_the_budget(start_relay: RelayStarter) -> None:
     crowd, rounds, size = 300, 40, 8192
     with many_descriptors():
-        relay = start_relay("--max-buffered-bytes", str(BUDGET), "--max-phones", str(2 * crowd))
+        relay = start_relay(*PATIENT, "--max-buffered-bytes", str(BUDGET), "--max-phones", str(2 * crowd))
         with (
             under_attack(relay) as honest,
             closing(Peer(relay, "/v1/server", "target")) as binary,
@@ -143,7 +146,7 @@ def test_hundreds_of_peers_that_have_sent_a_whole_message_leave_nothing_of_it_he
     start_relay: RelayStarter, path: str
 ) -> None:
     with many_descriptors():
-        relay = start_relay("--max-phones", str(2 * CROWD))
+        relay = start_relay(*PATIENT, "--max-phones", str(2 * CROWD))
         with (
             under_attack(relay) as honest,
             closing(Peer(relay, "/v1/server", "target")) as target,
@@ -174,7 +177,7 @@ def test_phones_whose_messages_wait_for_binaries_that_do_not_read_take_no_more_t
 ) -> None:
     groups, phones_each, size = 50, 6, 260_000
     with many_descriptors():
-        relay = start_relay("--max-buffered-bytes", str(BUDGET))
+        relay = start_relay(*PATIENT, "--max-buffered-bytes", str(BUDGET))
         with under_attack(relay) as honest, ExitStack() as stack:
             phones = []
             for number in range(groups):
