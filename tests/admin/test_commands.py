@@ -54,7 +54,7 @@ def test_status_is_a_page_for_people(start_admin: Callable[..., AdminRelay]) -> 
     assert rows["in grace"] == "1 server-id, waiting for the binary to come back"
     # A masked frame of seven bytes, and a Close frame with a code.
     assert rows["frames in"] == "1, 21B, over 3 connections"
-    assert rows["buffered"] == "0B of 61.0M that may be"
+    assert rows["buffered"] == "0B of 64MB that may be"
     assert "max-phones 3" in rows["settings"]
 
 

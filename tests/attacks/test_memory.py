@@ -19,8 +19,8 @@ RelayStarter = Callable[..., RelayProcess]
 
 BUDGET = 16 * 1024 * 1024
 BESIDE = 32 * 1024 * 1024
-"""What may be taken beside the budget: free memory that malloc keeps, in the end and in gaps, the goodbyes of all
-who are closed, one read and its messages, the queue of the log (4 MiB)."""
+"""What may be taken beside the budget: free memory that malloc keeps, in the end and in gaps, the goodbyes of
+all who are closed, one read and its messages, the queue of the log (4 MiB)."""
 
 PATIENT = ("--heartbeat-interval", "3600", "--message-timeout", "3600", "--write-timeout", "3600")
 """However slow the machine is, nobody is closed for anything but the budget."""
