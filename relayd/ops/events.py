@@ -464,7 +464,7 @@ class LimitReached(Event):
     level: ClassVar[Level] = "warning"
     limit: ClassVar[Limit | None] = FAULTS
     message_id: ClassVar[str] = "c2f8d85753a34de39758a8d2c377ed93"
-    message: ClassVar[str] = "{remote} turned away: the limit {bound} is reached"
+    message: ClassVar[str] = "turned away {remote}: the limit {bound} is reached"
     bound: Bound
     """Which limit: the metric `relayd_limited_total` has the same names."""
     remote: str
@@ -577,7 +577,7 @@ class StateNotKept(Event):
 
     level: ClassVar[Level] = "error"
     message_id: ClassVar[str] = "9ca80128e57640c192ae824f21fce437"
-    message: ClassVar[str] = "{file} in the state directory: {error}; a restart has to ask the CA for a new one"
+    message: ClassVar[str] = "state directory, {file}: {error}; a restart has to ask the CA for a new one"
     file: str
     error: str
     """The name of the errno, or why the file is of no use."""
