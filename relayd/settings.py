@@ -271,6 +271,19 @@ def _whole(lowest: int, highest: int) -> Callable[[str], int]:
     return parse
 
 
+Auto = Literal["auto"]
+"""For relayd to find out."""
+
+
+def _whole_or_auto(lowest: int, highest: int) -> Callable[[str], int | Auto]:
+    whole = _whole(lowest, highest)
+
+    def parse(text: str) -> int | Auto:
+        return "auto" if text.lower() == "auto" else whole(text)
+
+    return parse
+
+
 def _parse_switch(text: str) -> bool:
     if text.lower() in ("true", "yes", "on", "1"):
         return True
@@ -346,6 +359,18 @@ def _count(
         accepted=f"a whole number from {lowest} to {highest}",
         metavar=metavar,
         help=help,
+        live=True,
+        weakest=weakest,
+    )
+
+
+def _room(help: str, weakest: int | None = None) -> int | Auto:  # noqa: A002
+    return _setting(
+        "auto",
+        _whole_or_auto(1, 1_000_000),
+        accepted="auto, or a whole number from 1 to 1000000",
+        metavar="COUNT",
+        help=f"{help}; auto is what there is room for: see `relayd check`",
         live=True,
         weakest=weakest,
     )
@@ -500,6 +525,36 @@ class Settings:
     )
     max_phones: int = _count(
         16, "phones that one server-id may have at a time", 1, 1_000_000, "COUNT", weakest=1024
+    )
+    max_connections: int | Auto = _room("connections that there may be at a time, in all; one more gets 503")
+    max_connections_per_address: int = _count(
+        256,
+        "connections that one address may have at a time (IPv6: one /64); one more gets 503",
+        1,
+        1_000_000,
+        "COUNT",
+        weakest=10_000,
+    )
+    max_handshakes: int | Auto = _room(
+        "connections whose request is not answered yet, beside the others; one more gets 503 unread",
+        weakest=20_000,
+    )
+    upgrade_rate: int = _count(
+        10,
+        "upgrades that one address (IPv6: one /64) may ask for in a minute, after a burst; one more gets 429; "
+        "0 is no limit",
+        0,
+        60_000,
+        "COUNT",
+        weakest=600,
+    )
+    upgrade_burst: int = _count(
+        20,
+        "upgrades that one address may ask for at once, before --upgrade-rate",
+        1,
+        60_000,
+        "COUNT",
+        weakest=2_000,
     )
     outbox_bytes: int = _count(
         4194304,

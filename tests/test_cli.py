@@ -15,6 +15,7 @@ from attrs import fields
 from websockets.sync.client import connect, unix_connect
 
 from relayd import __version__
+from relayd.ops.capacity import System, limits_of
 from relayd.settings import Settings
 from tests.relay_process import WAIT, RelayProcess, until
 
@@ -42,9 +43,9 @@ def logging_relay(*arguments: str, terminal: bool = False, **variables: str) -> 
         os.close(writer)
         try:
             line = b""
-            while not line.endswith(b"\n"):
+            while b"\n" not in line:
                 line += log.read(4096)
-            yield line.decode()
+            yield line.splitlines(keepends=True)[0].decode()
         finally:
             process.terminate()
 
@@ -259,6 +260,9 @@ def test_check_prints_every_setting_with_value_and_source_and_starts_nothing(tmp
     assert rows["max-phones"] == ["3", f"max-phones in {path}"]
     assert rows["grace"] == ["5", "the flag --grace"]
     assert rows["require-token"] == ["true", "the default"]
+    limits = limits_of(Settings(), System.here())
+    assert rows["max-connections"] == [f"auto={limits.connections}", "the default"]
+    assert rows["max-handshakes"] == [f"auto={limits.handshakes}", "the default"]
 
 
 def test_check_exits_2_on_the_first_error(tmp_path: Path) -> None:

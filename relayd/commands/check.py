@@ -9,6 +9,7 @@ from attrs import fields
 from relayd.configuration import BadSetting, load
 from relayd.edge.certificates import BadCertificate, read_certificate
 from relayd.flags import add_settings, given
+from relayd.ops.capacity import System, limits_of
 from relayd.ops.production import NotForProduction, refuse_listener
 from relayd.settings import Settings, flag_of, shown
 
@@ -33,14 +34,13 @@ def run(options: argparse.Namespace) -> int:
     except (BadSetting, BadCertificate, NotForProduction) as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2
-    rows = [
-        (
-            flag_of(attribute.name),
-            shown(getattr(loaded.settings, attribute.name)),
-            loaded.sources[attribute.name],
-        )
-        for attribute in fields(Settings)
-    ]
+    limits = limits_of(loaded.settings, System.here())
+    found = {"max_connections": limits.connections, "max_handshakes": limits.handshakes}
+    rows = []
+    for attribute in fields(Settings):
+        name, value = attribute.name, getattr(loaded.settings, attribute.name)
+        text = f"auto={found[name]}" if name in found and value == "auto" else shown(value)
+        rows.append((flag_of(name), text, loaded.sources[name]))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, value, source in rows:
         print(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}")

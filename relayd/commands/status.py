@@ -42,6 +42,9 @@ def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     # The rest has no server-id: a claim that is being probed, or a closing handshake.
     if (others := connected["connections"] - binaries - phones) > 0:
         yield "others", f"{_counted(others, 'connection')} opening or closing"
+    yield from _limits(status["limits"])
+    if turned_away := status["limits"]["turned_away"]:
+        yield "refused", ", ".join(f"{name} {count:,}" for name, count in sorted(turned_away.items()))
     for name in ("in", "out"):
         yield (
             f"frames {name}",
@@ -52,6 +55,22 @@ def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "open files", f"{'?' if opened is None else f'{opened:,}'} of {limit:,}"
     settings = ", ".join(f"{name} {value}" for name, value in status["settings"].items())
     yield "settings", settings or "the defaults"
+
+
+def _limits(limits: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, heading in (("connections", "places"), ("handshakes", "handshakes")):
+        now, each = limits[name], limits[f"{name}_per_address"]
+        text = (
+            f"{now['now']:,} of {now['limit']:,}, by one address at most {each['most']:,} of {each['limit']:,}"
+        )
+        yield heading, text
+    rate = limits["upgrade_rate"]
+    if rate["per_minute"]:
+        addresses = _counted(rate["addresses"], "address", "addresses")
+        yield (
+            "upgrades",
+            f"asked for by {addresses} of late; {rate['per_minute']:,} a minute after {rate['burst']:,}",
+        )
 
 
 def _counted(number: int, one: str, many: str = "") -> str:

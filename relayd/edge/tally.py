@@ -25,6 +25,7 @@ from relayd.ops.events import (
     Event,
     GraceExpired,
     InternalError,
+    LimitReached,
     PhoneRefused,
     PhoneRegistered,
 )
@@ -131,8 +132,8 @@ class Tally:
         self.grace_expiries = 0
         self.accept_pauses = 0
         self.internal_errors = 0
-        #: Connections of which a request head is being read, or its answer sent.
-        self.handshaking = 0
+        #: Who was turned away, by `relayd.ops.events.Bound`.
+        self.limited: Counter[str] = Counter()
         #: What connections carried that have ended.
         self.ended = Traffic()
         self.inside = Histogram(
@@ -165,6 +166,8 @@ class Tally:
                 self.orders["renewed"] += 1
             case CertificateFailed():
                 self.orders["failed"] += 1
+            case LimitReached(bound=bound):
+                self.limited[bound] += 1
             case AcceptPaused():
                 self.accept_pauses += 1
             case InternalError():
