@@ -74,6 +74,13 @@ def test_limit_that_is_weaker_than_its_floor_is_refused_and_the_floor_itself_is_
         load({"production": "true", **weaker}, {})
 
 
+@pytest.mark.parametrize("everybody", ["0.0.0.0/0", "::/0"])
+def test_to_trust_everybody_as_a_proxy_is_refused(everybody: str) -> None:
+    with pytest.raises(BadSetting, match=f"^trusted-proxies: {everybody} lets everybody say who he is"):
+        load({"production": "true", "trusted_proxies": f"10.0.0.0/8,{everybody}"}, {})
+    assert load({"trusted_proxies": everybody}, {}).settings
+
+
 def test_every_bound_on_what_strangers_may_take_has_a_floor() -> None:
     bounds = {name for name in Settings.__annotations__ if name.startswith("max_") or name.endswith("_timeout")}
     # How long a drain takes is the operator's own affair.
