@@ -526,7 +526,9 @@ class Settings:
     max_phones: int = _count(
         16, "phones that one server-id may have at a time", 1, 1_000_000, "COUNT", weakest=1024
     )
-    max_connections: int | Auto = _room("connections that there may be at a time, in all; one more gets 503")
+    max_connections: int | Auto = _room(
+        "connections that there may be at a time, in all; one more gets 503", weakest=500_000
+    )
     max_connections_per_address: int = _count(
         256,
         "connections that one address may have at a time (IPv6: one /64); one more gets 503",

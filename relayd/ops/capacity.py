@@ -15,8 +15,8 @@ from relayd.settings import Settings
 __all__ = ["System", "limits_of", "too_few_descriptors"]
 
 _OWN_DESCRIPTORS: Final = 128
-"""File descriptors for whatever is no connection of a stranger's: listeners, the log, 32 operators, 8 scrapes,
-certificates, files that Python opens."""
+"""File descriptors for whatever is no connection of a stranger's: listeners, the log, 64 visits of a CA, 32
+operators, 8 scrapes, files that Python opens."""
 
 _BYTES_EACH: Final = 60 * 1024
 """Memory for an open connection: 12.5 KiB in relayd, as measured, and the kernel's and TLS's part."""
