@@ -12,9 +12,10 @@ import trio
 from relayd import __version__
 from relayd.configuration import BadSetting, reloaded
 from relayd.edge.admin import Admin, open_admin_socket
-from relayd.edge.arrivals import Arrivals
+from relayd.edge.admission import Admission, Refusal
+from relayd.edge.arrivals import Arrivals, Newcomer
+from relayd.edge.caller import Caller
 from relayd.edge.certificates import Certificates
-from relayd.edge.client import Client, peer_of
 from relayd.edge.connection import NeverOpened, Shared, WebSocket
 from relayd.edge.http import Endpoint
 from relayd.edge.listener import Listener, accept_connections, open_listener
@@ -23,13 +24,17 @@ from relayd.edge.stream import PlainStream
 from relayd.edge.tally import Tally
 from relayd.edge.timing import Timing
 from relayd.edge.turns import Turns
+from relayd.ops.capacity import System, buffer_limit, limits_of, too_few_descriptors
 from relayd.ops.events import (
     AdminListening,
     BuffersBounded,
+    Capacity,
+    DescriptorsMissing,
     Draining,
     Emit,
     Event,
     InternalError,
+    LimitReached,
     Listening,
     Reloaded,
     ReloadRefused,
@@ -44,7 +49,7 @@ from relayd.routing.budget import Budget
 from relayd.routing.heartbeat import Heartbeats
 from relayd.routing.phone import serve_phone
 from relayd.routing.registry import Refused, Registry
-from relayd.settings import Address, Settings, flag_of
+from relayd.settings import Settings, flag_of
 from relayd.wire.close import SHUTTING_DOWN
 from relayd.wire.upgrade import BinaryHello, PhoneHello
 
@@ -74,11 +79,14 @@ class Relay:
         self._report = emit
         #: What has happened so far, in numbers.
         self.tally = Tally()
+        self._system = System.here()
+        #: How many there are, and may be.
+        self.admission = Admission(limits_of(settings, self._system))
         timing: Timing | None = None
         if settings.metrics_listen:
             timing = Timing(self.tally.inside.observe, self.tally.round_trips.observe)
         #: What may be buffered, and what is.
-        self.budget = Budget(settings.buffer_limit)
+        self.budget = Budget(buffer_limit(settings, self._system))
         self._shared = Shared(Turns(), self.budget, self.tally.pauses, self.emit, timing)
         #: Those that are open, closing handshakes included.
         self.connections: set[WebSocket] = set()
@@ -104,7 +112,7 @@ class Relay:
         files = (settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self._certificates = Certificates(self.emit, files)
         self._domains = _domains(settings, self._certificates, self.emit) if settings.domain else None
-        self._arrivals = Arrivals(self, self._certificates, self.tally, self.emit)
+        self._arrivals = Arrivals(self, self.admission, self._certificates, self.tally, self.emit)
         self._admin = Admin(self, self.emit)
         self._heartbeats = Heartbeats(interval=settings.heartbeat_interval, timeout=settings.heartbeat_timeout)
 
@@ -142,9 +150,12 @@ class Relay:
                         nursery.start_soon(self._accept, listener, nursery)
                         self.emit(Listening(str(listener.address), listener.passed_as))
                     if admin is not None:
-                        nursery.start_soon(accept_connections, admin, self._handle_admin, nursery, self.emit)
+                        nursery.start_soon(
+                            accept_connections, admin, PlainStream, self._handle_admin, nursery, self.emit
+                        )
                         self.emit(AdminListening(admin.address.path))
                     self.emit(BuffersBounded(self.budget.limit))
+                    self._announce_limits()
                     self.listening = [str(listener.address) for listener in listeners]
                     task_status.started(self.listening)
 
@@ -210,8 +221,12 @@ class Relay:
         self.settings = settings
         self._certificates.reload()
         self.registry.apply(probe_timeout=settings.probe_timeout, max_phones=settings.max_phones)
-        self.budget.limit = settings.buffer_limit
+        self.budget.limit = buffer_limit(settings, self._system)
         self.budget.relieve()
+        limits = limits_of(settings, self._system)
+        if limits != self.admission.limits:
+            self.admission.apply(limits)
+            self._announce_limits()
 
     @property
     def uptime(self) -> float:
@@ -230,6 +245,13 @@ class Relay:
         # Who asks has got through to a listener, and all of them are open before the first one accepts.
         status = "draining" if self.draining else "ok"
         return {"status": status, "version": __version__, "uptime_seconds": int(self.uptime)}
+
+    def refusal(self, caller: Caller) -> Refusal | None:
+        """Count that ``caller`` asks for an upgrade; why he may not have it, if so."""
+        refusal = self.admission.attempt(caller.key, trio.current_time())
+        if refusal is not None:
+            self.emit(LimitReached(refusal.bound, str(caller.client)))
+        return refusal
 
     def health(self) -> Mapping[str, Any]:
         """The document of ``/healthz`` (contract: "Endpoints")."""
@@ -256,7 +278,8 @@ class Relay:
                 self._passed_scopes.append(scope)
                 if self.draining:
                     scope.cancel()
-            await accept_connections(listener, partial(self._handle, listener.address), nursery, self.emit)
+            let_in = partial(self._arrivals.let_in, listener.address)
+            await accept_connections(listener, let_in, self._handle, nursery, self.emit)
         listener.close()
 
     async def _let_arrive(self) -> None:
@@ -264,24 +287,19 @@ class Relay:
         await trio.lowlevel.checkpoint()
         await trio.lowlevel.checkpoint()
         with trio.move_on_after(_ARRIVAL):
-            while self.tally.handshaking:
+            while self.admission.handshakes:
                 await self._connection_ended.park()
 
-    async def _handle(self, address: Address, stream: PlainStream) -> None:
-        """One connection to the listener at ``address``, from its first byte to its last.
-
-        Nothing that goes wrong in it gets out.
-        """
-        peer = peer_of(stream.socket)
+    async def _handle(self, newcomer: Newcomer) -> None:
+        """One connection, from its first byte to its last. Nothing that goes wrong in it gets out."""
         try:
-            if peer is not None:
-                await self._serve_connection(stream, address, peer)
+            await self._serve_connection(newcomer)
         except* NeverOpened:
             pass
         except* Exception as errors:  # noqa: BLE001 (one bug must not cost every connection)
-            self.emit(InternalError.of(str(peer), errors))
+            self.emit(InternalError.of(str(newcomer.peer), errors))
         finally:
-            stream.close()
+            newcomer.stream.close()
 
     async def _handle_admin(self, stream: PlainStream) -> None:
         try:
@@ -289,20 +307,25 @@ class Relay:
         except* Exception as errors:  # noqa: BLE001 (nor may one here)
             self.emit(InternalError.of("admin", errors))
 
-    async def _serve_connection(self, stream: PlainStream, address: Address, peer: Client) -> None:
-        self.tally.handshaking += 1
+    async def _serve_connection(self, newcomer: Newcomer) -> None:
         try:
-            arrived = await self._arrivals.receive(stream, address, peer, self.settings)
+            arrived = await self._arrivals.receive(newcomer, self.settings)
         finally:
-            self.tally.handshaking -= 1
             if self.draining:
                 self._connection_ended.unpark_all()
         if arrived is not None:
             remote, upgrade = str(arrived.client), arrived.upgrade
             connection = WebSocket(arrived.stream, remote, upgrade, self.settings, self._shared)
-            with self._tracked(connection):
+            with self.admission.connected(arrived.key), self._tracked(connection):
                 async with connection.opened():
                     await self._route(connection, upgrade.hello)
+
+    def _announce_limits(self) -> None:
+        limits, system = self.admission.limits, self._system
+        self.emit(Capacity(limits.connections, limits.handshakes, system.descriptors, system.memory))
+        missing = too_few_descriptors(limits, system)
+        if missing:
+            self.emit(DescriptorsMissing(missing))
 
     @contextmanager
     def _tracked(self, connection: WebSocket) -> Iterator[None]:

@@ -13,7 +13,6 @@ from typing import Any, Final, Literal, TypeVar
 from attrs import Attribute, evolve, field, fields, frozen
 
 from relayd.ops.events import LEVELS, Level
-from relayd.ops.memory import quarter_of_memory
 
 __all__ = [
     "DEFAULT_ADMIN_SOCKET",
@@ -90,8 +89,6 @@ class Setting:
     """Whether SIGHUP can change it while relayd runs."""
     weakest: float | None = None
     """Of a limit: the highest value with which ``--production`` takes it for one. No limit at all is 0."""
-    automatic: Callable[[], int] | None = None
-    """What "auto" stands for, here and now."""
 
 
 def setting_of(attribute: "Attribute[Any]") -> Setting:
@@ -124,9 +121,8 @@ def _setting(
     help: str,  # noqa: A002
     live: bool = False,
     weakest: float | None = None,
-    automatic: Callable[[], int] | None = None,
 ) -> T:
-    setting = Setting(parse, accepted, metavar, help, live, weakest, automatic)
+    setting = Setting(parse, accepted, metavar, help, live, weakest)
     value: T = field(default=default, metadata={"setting": setting})
     return value
 
@@ -288,10 +284,16 @@ def _whole(lowest: int, highest: int) -> Callable[[str], int]:
 
 
 Auto = Literal["auto"]
+"""For relayd to find out."""
 
 
-def _auto_or(parse: Callable[[str], T]) -> Callable[[str], T | Auto]:
-    return lambda text: "auto" if text.lower() == "auto" else parse(text)
+def _whole_or_auto(lowest: int, highest: int) -> Callable[[str], int | Auto]:
+    whole = _whole(lowest, highest)
+
+    def parse(text: str) -> int | Auto:
+        return "auto" if text.lower() == "auto" else whole(text)
+
+    return parse
 
 
 _LEAST_RATE: Final = 1024
@@ -395,6 +397,18 @@ def _count(
         accepted=f"a whole number from {lowest} to {highest}",
         metavar=metavar,
         help=help,
+        live=True,
+        weakest=weakest,
+    )
+
+
+def _room(help: str, weakest: int | None = None) -> int | Auto:  # noqa: A002
+    return _setting(
+        "auto",
+        _whole_or_auto(1, 1_000_000),
+        accepted="auto, or a whole number from 1 to 1000000",
+        metavar="COUNT",
+        help=f"{help}; auto is what there is room for: see `relayd check`",
         live=True,
         weakest=weakest,
     )
@@ -550,6 +564,38 @@ class Settings:
     max_phones: int = _count(
         16, "phones that one server-id may have at a time", 1, 1_000_000, "COUNT", weakest=1024
     )
+    max_connections: int | Auto = _room(
+        "connections that there may be at a time, in all; one more gets 503", weakest=500_000
+    )
+    max_connections_per_address: int = _count(
+        256,
+        "connections that one address may have at a time (IPv6: one /64); one more gets 503",
+        1,
+        1_000_000,
+        "COUNT",
+        weakest=10_000,
+    )
+    max_handshakes: int | Auto = _room(
+        "connections whose request is not answered yet, beside the others; one more gets 503 unread",
+        weakest=20_000,
+    )
+    upgrade_rate: int = _count(
+        10,
+        "upgrades that one address (IPv6: one /64) may ask for in a minute, after a burst; one more gets 429; "
+        "0 is no limit",
+        0,
+        60_000,
+        "COUNT",
+        weakest=600,
+    )
+    upgrade_burst: int = _count(
+        20,
+        "upgrades that one address may ask for at once, before --upgrade-rate",
+        1,
+        60_000,
+        "COUNT",
+        weakest=2_000,
+    )
     outbox_bytes: int = _count(
         4194304,
         "most that may wait for one phone; beyond it the phone is closed",
@@ -568,13 +614,12 @@ class Settings:
     )
     max_buffered_bytes: int | Auto = _setting(
         "auto",
-        _auto_or(_whole(1048576, 1024**4)),
+        _whole_or_auto(1048576, 1024**4),
         accepted="auto, or a whole number from 1048576 to 1099511627776",
         metavar="BYTES",
         help="most that may wait in all buffers together; beyond it the connections that hold most are closed; "
         "auto is a quarter of the memory that the machine or the cgroup has",
         live=True,
-        automatic=quarter_of_memory,
     )
     phone_rate: Rate = _rate("phone")
     binary_rate: Rate = _rate("binary")
@@ -661,8 +706,3 @@ class Settings:
                     f"{name}: {shown(value)} is too weak a limit for production; "
                     f"set it to more than 0 and at most {weakest:.12g}, or do not set it"
                 )
-
-    @property
-    def buffer_limit(self) -> int:
-        """Bytes that may wait in all buffers together."""
-        return quarter_of_memory() if self.max_buffered_bytes == "auto" else self.max_buffered_bytes

@@ -16,6 +16,7 @@ from attrs import fields
 from websockets.sync.client import connect, unix_connect
 
 from relayd import __version__
+from relayd.ops.capacity import System, buffer_limit, limits_of
 from relayd.settings import Settings
 from tests.relay_process import WAIT, RelayProcess, until
 
@@ -43,9 +44,9 @@ def logging_relay(*arguments: str, terminal: bool = False, **variables: str) -> 
         os.close(writer)
         try:
             line = b""
-            while not line.endswith(b"\n"):
+            while b"\n" not in line:
                 line += log.read(4096)
-            yield line.decode()
+            yield line.splitlines(keepends=True)[0].decode()
         finally:
             process.terminate()
 
@@ -260,8 +261,10 @@ def test_check_prints_every_setting_with_value_and_source_and_starts_nothing(tmp
     assert rows["max-phones"] == ["3", f"max-phones in {path}"]
     assert rows["grace"] == ["5", "the flag --grace"]
     assert rows["require-token"] == ["true", "the default"]
-    # What it stands for on this machine.
-    assert re.fullmatch(r"auto \(\d+ here\)", rows["max-buffered-bytes"][0])
+    limits = limits_of(Settings(), System.here())
+    assert rows["max-connections"] == [f"auto={limits.connections}", "the default"]
+    assert rows["max-handshakes"] == [f"auto={limits.handshakes}", "the default"]
+    assert rows["max-buffered-bytes"] == [f"auto={buffer_limit(Settings(), System.here())}", "the default"]
     assert rows["phone-rate"] == ["off", "the default"]
 
 

@@ -33,6 +33,11 @@ GOOD = [
     *((name, "7", 7.0) for name in ("handshake_timeout", "message_timeout", "write_timeout", "drain_timeout")),
     ("max_frame_bytes", "1000", 1000),
     ("max_phones", "3", 3),
+    ("max_connections", "5000", 5000),
+    ("max_connections_per_address", "50", 50),
+    ("max_handshakes", "500", 500),
+    ("upgrade_rate", "0", 0),
+    ("upgrade_burst", "5", 5),
     ("outbox_bytes", "5000", 5000),
     ("production", "true", True),
     ("max_buffered_bytes", "1048576", 1048576),
@@ -115,6 +120,8 @@ def test_every_setting_is_in_the_table() -> None:
         *(("grace", text) for text in ("", "-1", "nan", "inf", "1e3", "1_0", "86401", "1.", "a\nb")),
         ("heartbeat_interval", "0"),
         *(("max_phones", text) for text in ("0", "-1", "1.5", "1000001", "9" * 30, "\u0663")),
+        *(("max_connections", text) for text in ("0", "many", "", "1000001")),
+        *(("upgrade_rate", text) for text in ("-1", "auto", "60001")),
         *(
             ("listen", text)
             for text in (

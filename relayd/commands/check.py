@@ -3,15 +3,15 @@
 import argparse
 import os
 import sys
-from typing import Any
 
-from attrs import Attribute, fields
+from attrs import fields
 
 from relayd.configuration import BadSetting, load
 from relayd.edge.certificates import BadCertificate, read_certificate
 from relayd.flags import add_settings, given
+from relayd.ops.capacity import System, buffer_limit, limits_of
 from relayd.ops.production import NotForProduction, refuse_listener
-from relayd.settings import Settings, flag_of, setting_of, shown
+from relayd.settings import Settings, flag_of, shown
 
 __all__ = ["configure", "run"]
 
@@ -34,22 +34,19 @@ def run(options: argparse.Namespace) -> int:
     except (BadSetting, BadCertificate, NotForProduction) as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2
-    rows = [
-        (
-            flag_of(attribute.name),
-            _value(attribute, getattr(loaded.settings, attribute.name)),
-            loaded.sources[attribute.name],
-        )
-        for attribute in fields(Settings)
-    ]
+    system = System.here()
+    limits = limits_of(loaded.settings, system)
+    found = {
+        "max_connections": limits.connections,
+        "max_handshakes": limits.handshakes,
+        "max_buffered_bytes": buffer_limit(loaded.settings, system),
+    }
+    rows = []
+    for attribute in fields(Settings):
+        name, value = attribute.name, getattr(loaded.settings, attribute.name)
+        text = f"auto={found[name]}" if name in found and value == "auto" else shown(value)
+        rows.append((flag_of(name), text, loaded.sources[name]))
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, value, source in rows:
         print(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}")
     return 0
-
-
-def _value(attribute: "Attribute[Any]", value: object) -> str:
-    automatic = setting_of(attribute).automatic
-    if automatic is not None and value == "auto":
-        return f"auto ({automatic()} here)"
-    return shown(value)

@@ -54,6 +54,9 @@ def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     )
     if paused := buffered["connections_paused"]:
         yield "held back", f"{_counted(paused, 'connection')} beyond a rate"
+    yield from _limits(status["limits"])
+    if turned_away := status["limits"]["turned_away"]:
+        yield "refused", ", ".join(f"{name} {count:,}" for name, count in sorted(turned_away.items()))
     for name in ("in", "out"):
         yield (
             f"frames {name}",
@@ -64,6 +67,22 @@ def _lines(status: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "open files", f"{'?' if opened is None else f'{opened:,}'} of {limit:,}"
     settings = ", ".join(f"{name} {value}" for name, value in status["settings"].items())
     yield "settings", settings or "the defaults"
+
+
+def _limits(limits: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, heading in (("connections", "places"), ("handshakes", "handshakes")):
+        now, each = limits[name], limits[f"{name}_per_address"]
+        text = (
+            f"{now['now']:,} of {now['limit']:,}, by one address at most {each['most']:,} of {each['limit']:,}"
+        )
+        yield heading, text
+    rate = limits["upgrade_rate"]
+    if rate["per_minute"]:
+        addresses = _counted(rate["addresses"], "address", "addresses")
+        yield (
+            "upgrades",
+            f"asked for by {addresses} of late; {rate['per_minute']:,} a minute after {rate['burst']:,}",
+        )
 
 
 def _counted(number: int, one: str, many: str = "") -> str:

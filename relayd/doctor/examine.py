@@ -6,7 +6,7 @@ from typing import Final, TypeAlias
 import trio
 
 from relayd.doctor import closing, frames, http, reach
-from relayd.doctor.findings import Failed, Finding, Status, first
+from relayd.doctor.findings import Failed, Finding, Status, TooOften, first
 from relayd.doctor.peers import pair
 from relayd.doctor.target import Plan
 
@@ -74,8 +74,10 @@ async def _passed(name: str, check: Check, plan: Plan, report: Report) -> bool:
     try:
         finding = await check(plan)
     except* Failed as failures:
-        failed = first(failures)
-        finding = Finding(failed.seen, Status.FAIL, failed.advice)
+        # Whatever else went wrong may have come of it.
+        too_often = failures.subgroup(TooOften)
+        failed: Failed = first(too_often) if too_often else first(failures)
+        finding = Finding(failed.seen, Status.SKIP if too_often else Status.FAIL, failed.advice)
     except* (OSError, trio.BrokenResourceError):
         finding = Finding(
             "the connection broke in the middle of the check",

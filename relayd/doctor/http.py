@@ -11,7 +11,7 @@ import trio
 from attrs import frozen
 
 from relayd import __version__
-from relayd.doctor.findings import Failed, Finding, Status, within
+from relayd.doctor.findings import Failed, Finding, Patience, Status, TooOften, within
 from relayd.doctor.reach import opened
 from relayd.doctor.target import Plan
 
@@ -54,9 +54,8 @@ _ADVICE: Final = {
     404: "the path: does the proxy pass /v1/ on? relayd knows no prefix, so the proxy must take it away",
     405: "a proxy in between has changed the method: it must pass the upgrade on as it is",
     426: "the proxy does not pass the upgrade on: it must speak HTTP/1.1 and forward Connection and Upgrade",
-    429: "something in front of the relay limits how often one address may dial: raise that",
     502: "the proxy does not reach the relay: is relayd running, and at the address that the proxy has?",
-    503: "the relay drains, or a proxy knows no healthy one: is relayd running, and its /healthz 200?",
+    503: "the relay drains or is full, or a proxy knows no healthy one: does its /healthz say 200?",
     504: "the proxy gets no answer from the relay in time: is relayd running, and its address right?",
 }
 
@@ -68,6 +67,8 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
+    took: float
+    """Seconds from the dial on."""
 
     @property
     def shown(self) -> str:
@@ -80,8 +81,10 @@ def new_server_id() -> str:
     return f"doctor-{secrets.token_urlsafe(16)}"
 
 
-def refused(status: int, server: str | None, path: str) -> Failed:
-    """For an upgrade to ``path`` that was answered with another status than 101."""
+def refused(status: int, server: str | None, retry_after: str | None, path: str) -> Failed:
+    """For an upgrade to ``path`` that was answered with another status than 101, and with these headers."""
+    if status == 429:
+        return TooOften(retry_after)
     if 500 <= status < 600:
         advice = _ADVICE.get(status, "look at the log of what answers there, and of relayd")
     else:
@@ -123,14 +126,12 @@ async def check_health(plan: Plan) -> Finding:
 async def check_upgrade(plan: Plan) -> Finding:
     """Whether a phone's upgrade gets through to a relay."""
     path = plan.target.prefix + "/v1/client"
-    start = trio.current_time()
     answer = await _ask(plan, path, {**_UPGRADE, **PHONE, "x-pyrycode-server": new_server_id()})
-    took = trio.current_time() - start
     if answer.status != 101:
-        raise refused(answer.status, answer.headers.get("server"), path)
+        raise refused(answer.status, answer.headers.get("server"), None, path)
     if "permessage-deflate" in answer.headers.get("sec-websocket-extensions", ""):
         raise Failed("compression is on, unasked", "no compression may be negotiated: turn it off in the proxy")
-    return Finding(f"{path} answers 101, {took * 1000:.1f} ms after the dial began")
+    return Finding(f"{path} answers 101, {answer.took * 1000:.1f} ms after the dial began")
 
 
 async def check_headers(plan: Plan) -> Finding:
@@ -186,7 +187,16 @@ _UPGRADE: Final[Mapping[str, str]] = {
 
 
 async def _ask(plan: Plan, path: str, headers: Mapping[str, str]) -> Answer:
+    """GET ``path``, again and again if the relay says that it is too often. Raises Failed."""
+    patience = Patience(plan.timeout)
+    while (answer := await _ask_once(plan, path, headers)).status == 429:
+        await patience.wait(TooOften(answer.headers.get("retry-after")))
+    return answer
+
+
+async def _ask_once(plan: Plan, path: str, headers: Mapping[str, str]) -> Answer:
     """GET ``path``; the connection is closed after the answer's head (101) or body. Raises Failed."""
+    start = trio.current_time()
     fields = [("host", plan.target.authority), *headers.items()]
     if "connection" not in headers:
         fields.append(("connection", "close"))
@@ -230,7 +240,7 @@ async def _ask(plan: Plan, path: str, headers: Mapping[str, str]) -> Answer:
             "if it wants a PROXY header, dial the proxy that sends one",
         )
     shown = {name.decode("latin-1"): value.decode("latin-1") for name, value in head.headers}
-    return Answer(head.status_code, shown, body)
+    return Answer(head.status_code, shown, body, trio.current_time() - start)
 
 
 def _shown(status: int, server: str | None) -> str:

@@ -4,7 +4,7 @@ import json
 import math
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from typing import Final, cast
 
 import msgspec
@@ -13,7 +13,7 @@ from attrs import define, frozen
 from trio_websocket import ConnectionClosed, ConnectionRejected, WebSocketConnection, wrap_client_stream
 from wsproto.utilities import LocalProtocolError, ProtocolError
 
-from relayd.doctor.findings import BUFFERS, Failed, within
+from relayd.doctor.findings import BUFFERS, Failed, Patience, TooOften, first, within
 from relayd.doctor.http import BINARY, PHONE, new_server_id, refused
 from relayd.doctor.reach import Stream, opened
 from relayd.doctor.target import Plan
@@ -134,10 +134,13 @@ class Peer:
         with suppress(ConnectionClosed):
             await self._connection.send_message(text)
 
-    async def receive(self, what: str, *, advice: str = BUFFERS) -> str:
-        """The next message. Raises Failed, with ``advice``, and says then that ``what`` has not come."""
+    async def receive(self, what: str, *, advice: str = BUFFERS, patience: float | None = None) -> str:
+        """The next message. Raises Failed, with ``advice``, and says then that ``what`` has not come.
+
+        It may take ``patience`` seconds, or the plan's timeout.
+        """
         try:
-            with within(self._plan.timeout, f"{what} has not come", advice):
+            with within(patience or self._plan.timeout, f"{what} has not come", advice):
                 message = await self._connection.get_message()
         except ConnectionClosed as closed:
             raise self._ended(_closing(closed)) from None
@@ -147,9 +150,9 @@ class Peer:
             )
         return message
 
-    async def envelope(self, what: str, *, advice: str = BUFFERS) -> Envelope:
+    async def envelope(self, what: str, *, advice: str = BUFFERS, patience: float | None = None) -> Envelope:
         """The next message, which must be an envelope. Raises Failed, as `receive` does."""
-        text = await self.receive(what, advice=advice)
+        text = await self.receive(what, advice=advice, patience=patience)
         try:
             return msgspec.json.decode(text, type=Envelope)
         except (msgspec.DecodeError, UnicodeEncodeError):
@@ -263,6 +266,20 @@ async def _greeted(held: Peer, joined: Peer) -> str | Closing:
 
 @asynccontextmanager
 async def _peer(plan: Plan, role: str, path: str, headers: Mapping[str, str]) -> AsyncIterator[Peer]:
+    """Dials again and again if the relay says that it is too often."""
+    patience = Patience(plan.timeout)
+    async with AsyncExitStack() as stack:
+        peer: Peer | None = None
+        while peer is None:
+            try:
+                peer = await stack.enter_async_context(_peer_at_once(plan, role, path, headers))
+            except* TooOften as refusals:
+                await patience.wait(first(refusals))
+        yield peer
+
+
+@asynccontextmanager
+async def _peer_at_once(plan: Plan, role: str, path: str, headers: Mapping[str, str]) -> AsyncIterator[Peer]:
     path = plan.target.prefix + path
     try:
         async with opened(plan) as stream, trio.open_nursery() as nursery:
@@ -288,8 +305,8 @@ async def _peer(plan: Plan, role: str, path: str, headers: Mapping[str, str]) ->
     except* ConnectionRejected as rejections:
         rejected = rejections.exceptions[0]
         assert isinstance(rejected, ConnectionRejected)
-        server = dict(rejected.headers).get(b"server")
-        raise refused(rejected.status_code, server.decode("latin-1") if server else None, path) from None
+        said = {name: value.decode("latin-1") for name, value in rejected.headers}
+        raise refused(rejected.status_code, said.get(b"server"), said.get(b"retry-after"), path) from None
     except* ProtocolError:
         raise Failed(
             f"the {role} got something that is not WebSocket (RFC 6455)",

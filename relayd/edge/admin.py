@@ -8,7 +8,7 @@ way for bytes to arrive, and it needs to see connections, which `relayd.ops` may
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import islice
 from typing import Any, Final, Protocol
@@ -19,6 +19,7 @@ import trio
 from attrs import fields
 
 from relayd import __version__
+from relayd.edge.admission import Admission
 from relayd.edge.connection import WebSocket
 from relayd.edge.descriptors import descriptor_limit, open_descriptors
 from relayd.edge.listener import CannotListen, Listener, open_private_listener
@@ -199,6 +200,7 @@ class Admin:
                 "connections_closed": relay.tally.buffers_full.total(),
                 "connections_paused": relay.tally.pauses.under_way,
             },
+            "limits": _limits(relay.admission, relay.tally.limited),
             "totals": {"connections": accepted, **_summed(carried)},
             "settings": {
                 flag_of(attribute.name): shown(value)
@@ -225,6 +227,26 @@ def _in_turns(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """``pieces``, as many at once as one turn may take."""
     while batch := list(islice(pieces, _PER_TURN)):
         yield b"".join(batch)
+
+
+def _limits(admission: Admission, limited: Mapping[str, int]) -> dict[str, Any]:
+    """What there is of each now, and may be, and who was turned away."""
+    limits = admission.limits
+    return {
+        "connections": {"now": admission.connections, "limit": limits.connections},
+        "connections_per_address": {
+            "most": admission.most_connections,
+            "limit": limits.connections_per_address,
+        },
+        "handshakes": {"now": admission.handshakes, "limit": limits.handshakes},
+        "handshakes_per_address": {"most": admission.most_handshakes, "limit": limits.handshakes_per_address},
+        "upgrade_rate": {
+            "addresses": admission.addresses,
+            "per_minute": limits.upgrade_rate,
+            "burst": limits.upgrade_burst,
+        },
+        "turned_away": dict(limited),
+    }
 
 
 def _summed(carried: Traffic) -> dict[str, int]:

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 import trio
 
+from relayd.edge.admission import key_of
 from relayd.edge.client import Client
 from relayd.edge.stream import PlainStream
 from relayd.settings import TrustedProxy
@@ -43,6 +44,11 @@ class Caller:
         """
         address = self.client.address
         return address is None or self._trusts(address)
+
+    @property
+    def key(self) -> int | None:
+        """What it is counted under; None if it may be a proxy that has not said for whom it speaks."""
+        return None if self.may_announce else key_of(self.client.address)
 
     def announced(self, header: ProxyHeader) -> None:
         """Be told what its PROXY header says, which it was allowed to send."""

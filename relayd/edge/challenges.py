@@ -54,5 +54,5 @@ async def serve_challenges(
 
     async with trio.open_nursery() as nursery:
         for listener in listeners:
-            nursery.start_soon(accept_connections, listener, handle, nursery, emit)
+            nursery.start_soon(accept_connections, listener, PlainStream, handle, nursery, emit)
             emit(ChallengesListening(str(listener.address), listener.passed_as))

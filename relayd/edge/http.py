@@ -11,6 +11,7 @@ from typing import Any, Final, Literal, Protocol
 from attrs import frozen
 from websockets.utils import accept_key
 
+from relayd.edge.admission import Refusal
 from relayd.edge.caller import Caller
 from relayd.edge.request import Answer, Request, answer_or
 from relayd.edge.stream import Stream
@@ -43,6 +44,10 @@ class Front(Protocol):
     """What a request may learn of the relay."""
 
     @property
+    def settings(self) -> Settings:
+        """In force now."""
+
+    @property
     def draining(self) -> bool:
         """Whether the relay is about to end."""
 
@@ -53,6 +58,9 @@ class Front(Protocol):
     @property
     def budget(self) -> Budget:
         """Where what has come of a request counts."""
+
+    def refusal(self, caller: Caller) -> Refusal | None:
+        """Why ``caller`` may not have the upgrade that he asks for, if so. To ask counts as his attempt."""
 
     def health(self) -> Mapping[str, Any]:
         """The document of ``/healthz``. It counts everybody, so it is only made on demand."""
@@ -122,6 +130,9 @@ def _judge(request: Request, endpoint: Endpoint, settings: Settings, front: Fron
     if endpoint == "readyz":
         readiness = front.readiness()
         raise Answer.document(200 if readiness["status"] == "ok" else 503, readiness)
+    refusal = front.refusal(caller)
+    if refusal is not None:
+        raise Answer(refusal.status, ((b"retry-after", b"%d" % refusal.retry_after),), quiet=True)
     key = _websocket_key(request.head)
     if caller.problem is not None:
         raise Answer(403)

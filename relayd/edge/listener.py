@@ -6,13 +6,12 @@ import socket
 import stat
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from typing import Final, NoReturn
+from typing import Final, NoReturn, TypeVar
 
 import trio
 from attrs import evolve
 
 from relayd.edge.descriptors import Reserve
-from relayd.edge.stream import PlainStream
 from relayd.ops.events import AcceptPaused, Emit
 from relayd.settings import Address
 
@@ -22,7 +21,10 @@ __all__ = [
     "accept_connections",
     "open_listener",
     "open_private_listener",
+    "turn_away",
 ]
+
+A = TypeVar("A")
 
 _BACKLOG: Final = 4096
 """Connections that the kernel holds for us while we are busy; it caps this by net.core.somaxconn."""
@@ -33,6 +35,9 @@ _ACCEPT_PAUSE: Final = 0.1
 _ACCEPTS_PER_TURN: Final = 16
 """Connections accepted before other tasks have their turn. With one, a storm of dials would wait for as
 many turns as it has dials, and on a busy relay a turn takes milliseconds."""
+
+_UNREAD: Final = 16 * 1024
+"""Bytes thrown away of a request that nobody is going to read: a whole head."""
 
 _OF_THE_CLIENT: Final = (errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENETDOWN, errno.EHOSTUNREACH)
 """What accept(2) passes on of a connection that failed before we took it: nothing to us."""
@@ -56,6 +61,13 @@ class Listener:
         self.passed_as = passed_as
         #: What a connection is accepted on when no descriptor is free.
         self.reserve = reserve
+
+    def keep_reserve(self) -> None:
+        """Let one connection in even if others hold every descriptor. Raises `CannotListen`."""
+        try:
+            self.reserve = Reserve()
+        except OSError as error:
+            raise CannotListen(f"cannot listen on {self.address}: {_explained(error)}") from None
 
     def close(self) -> None:
         """Stop listening; the file of a unix socket that we opened goes too."""
@@ -106,11 +118,15 @@ def open_private_listener(path: str, flag: str) -> Listener:
 
 async def accept_connections(
     listener: Listener,
-    handle: Callable[[PlainStream], Awaitable[None]],
+    arrive: Callable[[socket.socket], A | None],
+    handle: Callable[[A], Awaitable[None]],
     nursery: trio.Nursery,
     emit: Emit,
 ) -> NoReturn:
-    """Run ``handle`` in ``nursery`` for every connection. Pauses while the system is out of resources.
+    """Run ``handle`` in ``nursery`` for what ``arrive`` makes of each connection.
+
+    ``arrive`` may have closed it, and return None: that costs no task. Pauses while the system is out of
+    resources.
 
     Where the listener has a reserve, ``handle`` closes its socket in the turn in which it returns.
     Raises `CannotListen` if the listener itself fails.
@@ -134,14 +150,29 @@ async def accept_connections(
                 paused = True
                 await trio.sleep(_ACCEPT_PAUSE)
                 break
-            stream = PlainStream(sock)
+            arrived = arrive(sock)
             if listener.reserve is None:
-                nursery.start_soon(handle, stream)
+                if arrived is not None:
+                    nursery.start_soon(handle, arrived)
+                continue
+            if arrived is None:
+                listener.reserve.hold()
             else:
-                nursery.start_soon(_handle_and_hold, handle, stream, listener.reserve)
-                if not listener.reserve.held:
-                    # Without a free descriptor accept(2) fails also if nobody waits.
-                    break
+                nursery.start_soon(_handle_and_hold, handle, arrived, listener.reserve)
+            if not listener.reserve.held:
+                # Without a free descriptor accept(2) fails also if nobody waits.
+                break
+
+
+def turn_away(sock: socket.socket, answer: bytes) -> None:
+    """Close ``sock``, which was accepted just now, with ``answer``, unread. Never raises, never waits."""
+    with sock:
+        sock.setblocking(False)
+        with suppress(OSError):
+            sock.send(answer)
+            # To close a socket with unread bytes resets the connection, and the answer may be lost on the
+            # way. What is there already is thrown away; what comes later will do it all the same.
+            sock.recv(_UNREAD, socket.MSG_TRUNC)
 
 
 def _accept(listener: Listener) -> socket.socket:
@@ -157,11 +188,9 @@ def _accept(listener: Listener) -> socket.socket:
         return sock
 
 
-async def _handle_and_hold(
-    handle: Callable[[PlainStream], Awaitable[None]], stream: PlainStream, reserve: Reserve
-) -> None:
+async def _handle_and_hold(handle: Callable[[A], Awaitable[None]], arrived: A, reserve: Reserve) -> None:
     try:
-        await handle(stream)
+        await handle(arrived)
     finally:
         # Before anybody else can take the descriptor that is free now.
         reserve.hold()

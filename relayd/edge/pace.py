@@ -13,12 +13,12 @@ import trio
 
 from relayd.settings import Rate
 
-__all__ = ["BOUNDS", "CONTROL_BURST", "CONTROL_RATE", "Bound", "Pace", "Pauses"]
+__all__ = ["CONTROL_BURST", "CONTROL_RATE", "EXCESSES", "Excess", "Pace", "Pauses"]
 
-Bound = Literal["bytes", "frames", "control"]
+Excess = Literal["bytes", "frames", "control"]
 """What a peer sends too much of; control: pings, pongs and empty fragments, which carry nothing."""
 
-BOUNDS: Final[tuple[Bound, ...]] = get_args(Bound)
+EXCESSES: Final[tuple[Excess, ...]] = get_args(Excess)
 
 CONTROL_RATE: Final = 10
 """Frames a second that carry nothing. Peers in good order have one every few seconds, and each ping costs
@@ -43,7 +43,7 @@ class Pace:
         #: When to read again; 0 if there is no need to wait.
         self.until = 0.0
         #: Why there is.
-        self.bound: Bound = "bytes"
+        self.bound: Excess = "bytes"
         #: Whether it has been reported that there ever was.
         self.noticed = False
 
@@ -68,7 +68,7 @@ class Pace:
             self._control_paid = max(self._control_paid, now) + control / CONTROL_RATE
             self._wait("control", self._control_paid - CONTROL_BURST / CONTROL_RATE, now)
 
-    def _wait(self, bound: Bound, until: float, now: float) -> None:
+    def _wait(self, bound: Excess, until: float, now: float) -> None:
         if until > max(now, self.until):
             self.until, self.bound = until, bound
 
@@ -80,11 +80,11 @@ class Pauses:
         #: Connections that are being held back now.
         self.under_way = 0
         #: By the connection's kind and the bound.
-        self.count: Counter[tuple[str, Bound]] = Counter()
-        self.seconds: dict[tuple[str, Bound], float] = defaultdict(float)
+        self.count: Counter[tuple[str, Excess]] = Counter()
+        self.seconds: dict[tuple[str, Excess], float] = defaultdict(float)
 
     @contextmanager
-    def noted(self, kind: str, bound: Bound) -> Iterator[None]:
+    def noted(self, kind: str, bound: Excess) -> Iterator[None]:
         """Around a pause."""
         begun = trio.current_time()
         self.count[kind, bound] += 1

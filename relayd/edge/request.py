@@ -46,6 +46,7 @@ _REASONS: Final = {
     408: b"Request Timeout",
     421: b"Misdirected Request",
     426: b"Upgrade Required",
+    429: b"Too Many Requests",
     431: b"Request Header Fields Too Large",
     503: b"Service Unavailable",
 }

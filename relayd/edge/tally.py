@@ -27,6 +27,7 @@ from relayd.ops.events import (
     Event,
     GraceExpired,
     InternalError,
+    LimitReached,
     PhoneRefused,
     PhoneRegistered,
 )
@@ -133,11 +134,11 @@ class Tally:
         self.grace_expiries = 0
         self.accept_pauses = 0
         self.internal_errors = 0
+        #: Who was turned away, by `relayd.ops.events.Bound`.
+        self.limited: Counter[str] = Counter()
         #: Connections closed because all buffers were full and they held most, by kind.
         self.buffers_full: Counter[str] = Counter()
         self.pauses = Pauses()
-        #: Connections of which a request head is being read, or its answer sent.
-        self.handshaking = 0
         #: What connections carried that have ended.
         self.ended = Traffic()
         self.inside = Histogram(
@@ -172,6 +173,8 @@ class Tally:
                 self.orders["failed"] += 1
             case BuffersFull(kind=kind):
                 self.buffers_full[kind] += 1
+            case LimitReached(bound=bound):
+                self.limited[bound] += 1
             case AcceptPaused():
                 self.accept_pauses += 1
             case InternalError():

@@ -3,6 +3,7 @@
 from collections.abc import Set
 from typing import Protocol
 
+from relayd.edge.admission import Admission
 from relayd.edge.connection import WebSocket
 from relayd.edge.tally import Tally
 from relayd.routing.budget import Budget
@@ -22,6 +23,10 @@ class Watched(Protocol):
     @property
     def tally(self) -> Tally:
         """What has happened so far."""
+
+    @property
+    def admission(self) -> Admission:
+        """How many there are, and may be."""
 
     @property
     def registry(self) -> Registry:

@@ -15,7 +15,18 @@ from typing import ClassVar, Literal, get_args
 
 from attrs import fields, frozen
 
-__all__ = ["CHURN", "FAULTS", "LEVELS", "Emit", "Event", "Level", "Limit", "as_markdown", "event_types"]
+__all__ = [
+    "CHURN",
+    "FAULTS",
+    "LEVELS",
+    "Bound",
+    "Emit",
+    "Event",
+    "Level",
+    "Limit",
+    "as_markdown",
+    "event_types",
+]
 
 Level = Literal["debug", "info", "warning", "error"]
 
@@ -41,6 +52,12 @@ FAULTS = Limit(burst=1_000, per_second=5)
 
 EndedBy = Literal["peer", "relay", "network"]
 """Who ended a connection: a Close frame of the peer, a decision of relayd, or neither (it vanished)."""
+
+
+Bound = Literal[
+    "upgrade_rate", "connections", "connections_per_address", "handshakes", "handshakes_per_address"
+]
+"""A limit on who may come in."""
 
 
 @frozen
@@ -76,6 +93,38 @@ class Listening(Event):
     """As for `--listen`, with the port that was really bound."""
     passed_as: str = ""
     """The name or number under which the socket was passed on; empty if relayd opened it."""
+
+
+@frozen
+class Capacity(Event):
+    """How many may come, at the start and whenever SIGHUP has changed it."""
+
+    message_id: ClassVar[str] = "5d9ecda1b70b4c24852f55e1748c52af"
+    message: ClassVar[str] = (
+        "room for {connections} connections and {handshakes} in a handshake, with {descriptors} file "
+        "descriptors and {memory_bytes} bytes of memory"
+    )
+    connections: int
+    """As `--max-connections` says, or computed."""
+    handshakes: int
+    """As `--max-handshakes` says, or computed."""
+    descriptors: int
+    """The limit of open files."""
+    memory_bytes: int
+    """The machine's memory, or what a control group leaves of it."""
+
+
+@frozen
+class DescriptorsMissing(Event):
+    """More connections are allowed than there are file descriptors for: at the last, nobody gets in."""
+
+    level: ClassVar[Level] = "warning"
+    message_id: ClassVar[str] = "62574258ca4c45b6b32b4a428e7c5d32"
+    message: ClassVar[str] = (
+        "{missing} file descriptors too few for max-connections and max-handshakes: raise the limit of open "
+        "files (LimitNOFILE=), or lower these"
+    )
+    missing: int
 
 
 @frozen
@@ -451,6 +500,19 @@ class RateLimited(Event):
 
 
 @frozen
+class LimitReached(Event):
+    """Somebody was turned away: his address asks too often (429), or there are too many (503)."""
+
+    level: ClassVar[Level] = "warning"
+    limit: ClassVar[Limit | None] = FAULTS
+    message_id: ClassVar[str] = "c2f8d85753a34de39758a8d2c377ed93"
+    message: ClassVar[str] = "turned away {remote}: the limit {bound} is reached"
+    bound: Bound
+    """Which limit: the metric `relayd_limited_total` has the same names."""
+    remote: str
+
+
+@frozen
 class AcceptPaused(Event):
     """The system is out of file descriptors or memory: no connection is accepted until that has passed."""
 
@@ -557,7 +619,7 @@ class StateNotKept(Event):
 
     level: ClassVar[Level] = "error"
     message_id: ClassVar[str] = "9ca80128e57640c192ae824f21fce437"
-    message: ClassVar[str] = "{file} in the state directory: {error}; a restart has to ask the CA for a new one"
+    message: ClassVar[str] = "state directory, {file}: {error}; a restart has to ask the CA for a new one"
     file: str
     error: str
     """The name of the errno, or why the file is of no use."""

@@ -22,9 +22,10 @@ from prometheus_client.utils import floatToGoString
 from relayd import __version__
 from relayd.edge.connection import Kind
 from relayd.edge.http import Endpoint
-from relayd.edge.pace import BOUNDS, Bound, Pauses
+from relayd.edge.pace import EXCESSES, Excess, Pauses
 from relayd.edge.tally import CODES, Histogram, Traffic
 from relayd.edge.watched import Watched
+from relayd.ops.events import Bound
 from relayd.wire import frames
 
 __all__ = ["FAMILIES", "Metrics", "as_markdown"]
@@ -57,7 +58,7 @@ async def survey(relay: Watched) -> Survey:
     traffic = Traffic(relay.tally.ended)
     registry = relay.registry
     settled = {"binary": registry.connected_binaries, "phone": registry.connected_phones}
-    graces, handshaking = registry.graces, relay.tally.handshaking
+    graces, handshaking = registry.graces, relay.admission.handshakes
     kinds, outboxes = {"binary": 0, "phone": 0}, {"binary": 0, "phone": 0}
     for number, connection in enumerate(connections, 1):
         traffic.add(connection)
@@ -120,10 +121,10 @@ def _each(names: Iterable[str], counts: Mapping[str, int]) -> Values:
     return [((name,), counts.get(name, 0)) for name in names]
 
 
-def _paused(counts: Callable[[Pauses], Mapping[tuple[str, Bound], float]]) -> Callable[[Survey], Values]:
+def _paused(counts: Callable[[Pauses], Mapping[tuple[str, Excess], float]]) -> Callable[[Survey], Values]:
     def read(survey: Survey) -> Values:
         found = counts(survey.relay.tally.pauses)
-        return [((kind, bound), found.get((kind, bound), 0)) for kind in _KINDS for bound in BOUNDS]
+        return [((kind, bound), found.get((kind, bound), 0)) for kind in _KINDS for bound in EXCESSES]
 
     return read
 
@@ -139,7 +140,7 @@ def _certificate_end(survey: Survey) -> Values:
 
 _KINDS: Final[tuple[Kind, ...]] = ("binary", "phone")
 _OWN_CODES: Final = ("1001", "1002", "1007", "1008", "1009", "1011", "4404", "4409", "4429")
-_STATUSES: Final = ("101", "200", "400", "403", "404", "405", "408", "421", "426", "431", "503")
+_STATUSES: Final = ("101", "200", "400", "403", "404", "405", "408", "421", "426", "429", "431", "503")
 _HANDSHAKES: Final = ("ok", "failed", "hung_up", "timeout")
 _ORDERS: Final = ("issued", "renewed", "failed")
 _DIRECTIONS: Final = ("from_binary", "to_binary", "from_phone", "to_phone")
@@ -147,6 +148,7 @@ _CLAIMS: Final = ("claimed", "reclaimed", "took_over", "refused")
 _REGISTRATIONS: Final = ("registered", "no_server", "too_many_phones")
 _PROXY_HEADERS: Final = ("address", "no_address", "untrusted", "malformed", "late", "none")
 _DROPS: Final = ("malformed", "unknown_phone", "push_wake")
+_BOUNDS: Final[tuple[str, ...]] = get_args(Bound)
 _COMPILED: Final = str(str(frames.__file__).endswith(".so")).lower()
 
 FAMILIES: Final = (
@@ -274,14 +276,14 @@ FAMILIES: Final = (
         "Times that a connection was not read from for a while. bytes and frames: beyond --phone-rate or "
         "--binary-rate; control: pings, pongs and empty fragments, which always have a bound.",
         _paused(lambda pauses: pauses.count),
-        {"kind": _KINDS, "bound": BOUNDS},
+        {"kind": _KINDS, "bound": EXCESSES},
     ),
     Family(
         "relayd_paused_seconds_total",
         "counter",
         "Seconds of all those pauses that are over.",
         _paused(lambda pauses: pauses.seconds),
-        {"kind": _KINDS, "bound": BOUNDS},
+        {"kind": _KINDS, "bound": EXCESSES},
     ),
     Family(
         "relayd_heartbeat_round_trip_seconds",
@@ -322,6 +324,25 @@ FAMILIES: Final = (
         "Certificates that a CA was asked for, by ACME. issued: a domain's first; failed: the log says why.",
         lambda survey: _each(_ORDERS, survey.relay.tally.orders),
         {"outcome": _ORDERS},
+    ),
+    Family(
+        "relayd_limited_total",
+        "counter",
+        "Who was turned away. upgrade_rate: its address asks too often, 429; connections: the relay is full, "
+        "connections_per_address: its address has too many, 503; handshakes, handshakes_per_address: too many "
+        "are not done asking, closed unread.",
+        lambda survey: _each(_BOUNDS, survey.relay.tally.limited),
+        {"limit": _BOUNDS},
+    ),
+    Family(
+        "relayd_connections_limit",
+        "gauge",
+        "How many there may be. connected: --max-connections; handshake: --max-handshakes.",
+        lambda survey: [
+            (("connected",), survey.relay.admission.limits.connections),
+            (("handshake",), survey.relay.admission.limits.handshakes),
+        ],
+        {"state": ("connected", "handshake")},
     ),
     Family(
         "relayd_accept_pauses_total",

@@ -75,7 +75,8 @@ async def serve_metrics(
             nursery.start_soon(_watch_lag, relay.tally.loop_lag)
             nursery.start_soon(_watch_outboxes, relay)
             for listener in listeners:
-                nursery.start_soon(accept_connections, listener, handle, nursery, emit)
+                listener.keep_reserve()
+                nursery.start_soon(accept_connections, listener, PlainStream, handle, nursery, emit)
                 emit(MetricsListening(str(listener.address)))
             task_status.started([str(listener.address) for listener in listeners])
 

@@ -4,7 +4,8 @@ relayd reads one small head for each connection, and a storm of reconnects is a 
 parsers to be had are slower by an order of magnitude and forgive (h11), or take what is no HTTP and
 refuse control characters in a device name, which the contract wants escaped (llhttp). What is here
 is the grammar and no leniency: no folding, no bare line feed, no second space, so that no proxy in
-front can have read another request than we do.
+front can have read another request than we do. Nor is there a target but a path: the host in an absolute
+URI would count instead of the Host header (section 3.2.2), and some look at the one, some at the other.
 """
 
 import re
@@ -16,12 +17,12 @@ __all__ = ["BadHead", "Head", "may_become_head", "parse_head"]
 
 _TOKEN: Final = rb"[!#$%&'*+\-.^_`|~0-9A-Za-z]"
 
-_REQUEST_LINE: Final = re.compile(rb"(%b+) ([!-~]+) HTTP/1\.([01])\r\n" % _TOKEN)
+_REQUEST_LINE: Final = re.compile(rb"(%b+) (/[!-~]*) HTTP/1\.([01])\r\n" % _TOKEN)
 
 _FIELD_LINES: Final = re.compile(rb"(?:%b+:[^\0\r\n]*\r\n)*" % _TOKEN)
 """Any byte in a value but those that end it: control characters are for whoever shows it to escape."""
 
-_UNFINISHED_REQUEST_LINE: Final = re.compile(rb"%b*(?:(?<=.) (?:[!-~]+(?: [!-~]*\r?)?)?)?" % _TOKEN)
+_UNFINISHED_REQUEST_LINE: Final = re.compile(rb"%b*(?:(?<=.) (?:/[!-~]*(?: [!-~]*\r?)?)?)?" % _TOKEN)
 
 _BARE_LINE_FEED: Final = re.compile(rb"(?<!\r)\n")
 
@@ -36,6 +37,7 @@ class Head:
 
     method: bytes
     target: bytes
+    """Begins with a slash."""
     minor_version: int
     """1 for HTTP/1.1, 0 for HTTP/1.0."""
     fields: list[tuple[bytes, bytes]]

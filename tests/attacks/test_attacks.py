@@ -286,7 +286,7 @@ def test_thousand_connections_that_say_nothing_are_closed_by_the_handshake_timeo
     # Here and, inherited, in the daemon: the usual limit of 1,024 has no room for them and the rest.
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(hard, 4096)), hard))
     try:
-        relay = start_relay("--handshake-timeout", "0.5")
+        relay = start_relay("--handshake-timeout", "0.5", "--max-handshakes", "2000")
         with under_attack(relay) as honest, ExitStack() as stack:
             silent = []
             for _ in range(1000):

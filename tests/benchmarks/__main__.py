@@ -53,7 +53,11 @@ class Peer:
     """Where to start it: Python finds relayd there."""
 
 
-RELAYD: Final = (sys.executable, "-m", "relayd", "--listen", "127.0.0.1:{port}")
+# As many as there are descriptors: left to itself, relayd keeps some for others than the load.
+RELAYD: Final = (
+    *(sys.executable, "-m", "relayd", "--listen", "127.0.0.1:{port}"),
+    *("--max-connections", str(DESCRIPTORS)),
+)
 COMPILED: Final = HERE.parent.parent / "build/compiled"
 
 RELAYS: Final = {

@@ -1,7 +1,6 @@
 """What becomes of a connection that holds most when all buffers are full."""
 
 from contextlib import suppress
-from pathlib import Path
 
 import pytest
 import trio
@@ -9,7 +8,6 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.events import CloseConnection, TextMessage
 
 from relayd.ops.events import BinaryReleased, BuffersFull, PhoneUnregistered
-from relayd.ops.memory import memory_limit
 from relayd.settings import Settings
 from tests.attacks.test_attacks import frame, request
 from tests.trio_client import Client, RelayUnderTest, relay_under_test
@@ -126,43 +124,3 @@ async def test_a_lower_bound_counts_at_once(autojump_clock: MockClock) -> None:
         assert relay.relay.budget.used >= 200_000
         relay.relay.apply(Settings(max_buffered_bytes=100_000))
         assert await phone.closed() == (1011, "relay buffers full")
-
-
-def system(root: Path, total: int, groups: str, files: dict[str, str]) -> Path:
-    """What a system would show below ``/``."""
-    for name, text in {
-        "proc/meminfo": f"MemTotal:       {total} kB\nMemFree:        1 kB\n",
-        "proc/self/cgroup": groups,
-        **{f"sys/fs/cgroup/{name}": text for name, text in files.items()},
-    }.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text)
-    return root
-
-
-@pytest.mark.parametrize(
-    ("groups", "files", "limit"),
-    [
-        ("", {}, 8_000 * 1024),
-        ("0::/\n", {}, 8_000 * 1024),
-        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "max\n"}, 8_000 * 1024),
-        ("0::/a/b\n", {"a/b/memory.max": "1000000\n", "a/memory.max": "max\n"}, 1_000_000),
-        ("0::/a/b\n", {"a/b/memory.max": "max\n", "a/memory.max": "2000000\n"}, 2_000_000),
-        ("0::/a/b\n", {"a/b/memory.max": "3000000\n", "a/b/memory.high": "1500000\n"}, 1_500_000),
-        ("0::/../../x\n", {"memory.max": "4000000\n"}, 4_000_000),
-        ("0::/a\n", {"a/memory.max": "99999999999\n"}, 8_000 * 1024),
-        ("5:cpu:/c\n4:memory:/a\n0::/\n", {"memory/a/memory.limit_in_bytes": "5000000\n"}, 5_000_000),
-        ("4:memory:/a\n", {"memory/memory.limit_in_bytes": "9223372036854771712\n"}, 8_000 * 1024),
-    ],
-)
-def test_memory_is_the_machine_s_or_what_a_cgroup_leaves_of_it(
-    tmp_path: Path, groups: str, files: dict[str, str], limit: int
-) -> None:
-    assert memory_limit(system(tmp_path, 8_000, groups, files)) == limit
-
-
-def test_without_cgroups_the_machine_s_memory_is_the_limit(tmp_path: Path) -> None:
-    root = system(tmp_path, 8_000, "", {})
-    (root / "proc/self/cgroup").unlink()
-    assert memory_limit(root) == 8_000 * 1024

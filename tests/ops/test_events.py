@@ -15,6 +15,8 @@ UNLIMITED = {
     "certificate_loaded",
     "certificate_refused",
     "listening",
+    "capacity",
+    "descriptors_missing",
     "metrics_listening",
     "admin_listening",
     "buffers_bounded",

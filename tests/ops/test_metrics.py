@@ -159,7 +159,7 @@ async def test_connections_are_counted_by_kind_and_state(autojump_clock: MockClo
 
     async with relay_under_test() as relay:
         stranger = await relay.connect()
-        await relay.until(lambda: relay.relay.tally.handshaking)
+        await relay.until(lambda: relay.relay.admission.handshakes)
         assert states(await scraped(relay)) == {"unknown handshake": 1}
         await stranger.stream.aclose()
         binary = await relay.binary()

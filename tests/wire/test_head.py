@@ -37,7 +37,7 @@ def test_head_is_read() -> None:
     head = parse_head(GOOD)
     assert head == Head(b"GET", b"/v1/client?a=b", 1, fields)
     assert head.values(b"x-two") == [b"a \t b", b""]
-    assert parse_head(b"PUT * HTTP/1.0\r\n\r\n") == Head(b"PUT", b"*", 0, [])
+    assert parse_head(b"PUT / HTTP/1.0\r\n\r\n") == Head(b"PUT", b"/", 0, [])
 
 
 def test_control_characters_of_a_value_are_kept_for_whoever_escapes_them() -> None:
@@ -97,6 +97,9 @@ def test_every_beginning_of_a_head_may_become_one(fields: list[tuple[bytes, byte
         b"GET / HTTP/1.1\n",
         b"GET / HTTP/1.1 x",
         b"HELO a\r\n",
+        b"GET http:",
+        b"OPTIONS *",
+        b"CONNECT relay:443",
     ],
 )
 def test_what_cannot_become_a_head_is_known_at_once(data: bytes) -> None:

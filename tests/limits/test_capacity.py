@@ -1,0 +1,83 @@
+"""How many connections there is room for."""
+
+import resource
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from relayd.ops.capacity import System, limits_of, memory_limits, too_few_descriptors
+from relayd.settings import Settings
+
+GIB = 1024**3
+
+COUNTS = st.integers(1, 1_000_000)
+
+
+@pytest.mark.parametrize(
+    ("descriptors", "memory", "connections", "handshakes"),
+    [
+        (524_288, 512 * GIB, 522_112, 2048),
+        (524_288, 8 * GIB, 67_857, 2048),
+        (1024, 8 * GIB, 784, 112),
+        (524_288, GIB // 2, 3823, 546),
+        (20, GIB // 512, 16, 16),
+    ],
+)
+def test_what_there_is_less_of_descriptors_or_memory_bounds_both(
+    descriptors: int, memory: int, connections: int, handshakes: int
+) -> None:
+    limits = limits_of(Settings(), System(descriptors, memory))
+    assert (limits.connections, limits.handshakes) == (connections, handshakes)
+
+
+@given(st.integers(256, 1 << 30), st.integers(64 << 20, 1 << 40))
+def test_what_is_computed_has_the_descriptors_for_it(descriptors: int, memory: int) -> None:
+    system = System(descriptors, memory)
+    limits = limits_of(Settings(), system)
+    assert too_few_descriptors(limits, system) == 0
+    assert limits.connections * 60 * 1024 <= memory / 2
+
+
+@given(COUNTS, COUNTS)
+def test_what_somebody_has_set_is_what_holds_and_what_is_missing_for_it_is_known(
+    connections: int, handshakes: int
+) -> None:
+    system = System(2000, GIB)
+    limits = limits_of(Settings(max_connections=connections, max_handshakes=handshakes), system)
+    assert (limits.connections, limits.handshakes) == (connections, handshakes)
+    assert too_few_descriptors(limits, system) == max(0, connections + handshakes + 128 - 2000)
+
+
+@given(st.integers(2, 1_000_000))
+def test_no_address_can_hold_all_handshakes(handshakes: int) -> None:
+    limits = limits_of(Settings(max_handshakes=handshakes), System(2000, GIB))
+    assert 1 <= limits.handshakes_per_address <= handshakes / 2
+
+
+def test_this_system_has_its_limit_of_open_files_and_some_memory() -> None:
+    system = System.here()
+    assert system.descriptors == resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    assert GIB / 8 < system.memory < 1024 * 1024 * GIB
+
+
+def test_a_memory_limit_of_cgroups_2_is_found_in_whichever_group_has_it(tmp_path: Path) -> None:
+    service = tmp_path / "system.slice" / "relayd.service"
+    service.mkdir(parents=True)
+    (service / "memory.max").write_text("max\n")
+    (service.parent / "memory.max").write_text("1000\n")
+    (tmp_path / "listed").write_text("0::/system.slice/relayd.service\n")
+    assert list(memory_limits(tmp_path / "listed", tmp_path)) == [1000]
+
+
+def test_a_memory_limit_of_cgroups_1_is_found(tmp_path: Path) -> None:
+    (tmp_path / "memory" / "a").mkdir(parents=True)
+    (tmp_path / "memory" / "a" / "memory.limit_in_bytes").write_text("2000\n")
+    (tmp_path / "memory" / "memory.limit_in_bytes").write_text("9223372036854771712\n")
+    (tmp_path / "listed").write_text("5:cpu,cpuacct:/\n4:memory:/a/b\n0::/\n")
+    assert list(memory_limits(tmp_path / "listed", tmp_path)) == [2000, 9223372036854771712]
+
+
+def test_where_there_are_no_cgroups_all_memory_counts(tmp_path: Path) -> None:
+    assert list(memory_limits(tmp_path / "none", tmp_path)) == []
