@@ -24,6 +24,7 @@ from relayd.edge.stream import Stream
 from relayd.edge.timing import Timing
 from relayd.edge.turns import LEAST_FRAMES, Turns
 from relayd.routing.connection import Ending
+from relayd.routing.heartbeat import let_readers_read
 from relayd.routing.outbox import Outbox
 from relayd.settings import Settings
 from relayd.wire.close import MESSAGE_TOO_SLOW, NORMAL, Close
@@ -244,10 +245,14 @@ class WebSocket:
         """Ping the peer; whether it gives any sign of life within ``timeout`` seconds."""
         self.ping()
         if not self._over:
+            if self._heard is None:
+                self._heard = trio.Event()
+            heard = self._heard
             with trio.move_on_after(timeout):
-                if self._heard is None:
-                    self._heard = trio.Event()
-                await self._heard.wait()
+                await heard.wait()
+            if not heard.is_set():
+                await let_readers_read()
+            if heard.is_set():
                 return not self._over and self._verdict is None
         return not self._over and not self.reading
 
@@ -283,6 +288,8 @@ class WebSocket:
             data = self._stream.try_receive(self._ask)
             if data is None:
                 self._more = False
+                if self._deadline < math.inf:
+                    await self._keep_deadline()
                 continue
             self._more = len(data) == self._ask
             self._ask = _MORE_BYTES if len(data) >= _READ_BYTES else _READ_BYTES
@@ -291,16 +298,17 @@ class WebSocket:
             return data
 
     async def _readable(self) -> None:
-        """Wait until there is something to read, at most until the message under way has to be complete."""
+        """Wait until there is something to read, at most until the message under way has to be complete.
+
+        That moment says nothing of what has come: if we were stopped meanwhile, its rest may be there.
+        """
         self.reading = True
         try:
             if self._deadline == math.inf:
                 await self._stream.wait_readable()
                 return
-            with trio.move_on_at(self._deadline) as deadline:
+            with trio.move_on_at(self._deadline):
                 await self._stream.wait_readable()
-            if deadline.cancelled_caught:
-                await self._keep_deadline()
         finally:
             self.reading = False
 
