@@ -20,6 +20,13 @@ def start_relay(tmp_path: Path) -> Iterator[Callable[..., ObservedRelay]]:
         yield start
 
 
+@pytest.fixture(scope="module")
+def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedRelay]:
+    """One daemon with default settings for all tests of a file that ask for it."""
+    with factory_of(ObservedRelay, tmp_path_factory.mktemp("relay")) as start:
+        yield start()
+
+
 @pytest.fixture
 def under_attack(record_property: Callable[[str, object], None]) -> UnderAttack:
     """`tests.attacks.bounds.under_attack`, whose figures `make attacks` shows in the end."""

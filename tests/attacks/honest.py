@@ -14,7 +14,7 @@ import time
 
 from tests.attacks.peers import Peer, binary, connect
 
-PAUSE = 0.002
+PAUSE = 0.005
 """Seconds between two round trips, unless somebody waits for them."""
 
 

@@ -21,6 +21,7 @@ from tests.attacks.peers import (
     introduce,
     phone,
 )
+from tests.observed import ObservedRelay
 
 STANDSTILL = 2.0
 """Seconds without a byte taken after which a flood is held up for good: whom the relay does not read."""
@@ -57,10 +58,10 @@ def test_floods_of_control_frames_and_of_fragments_pile_nothing_up(
     blocks = {
         "pings": frame(b"p" * 125, PING) * 500,
         "pongs": frame(b"p" * 125, PONG) * 500,
-        "fragments": frame(b"", CONTINUATION) * 500,
-        "pings in fragments": (frame(b"", CONTINUATION) + frame(b"", PING)) * 250,
+        "fragments": frame(b"", CONTINUATION) * 200,
+        "pings in fragments": (frame(b"", CONTINUATION) + frame(b"", PING)) * 100,
     }
-    with under_attack(relay, memory=8 * MIB, sockets=2 * len(blocks)) as attack, ExitStack() as stack:
+    with under_attack(relay, memory=6 * MIB, sockets=2 * len(blocks)) as attack, ExitStack() as stack:
         flooding = {}
         for name, block in blocks.items():
             server_id = f"flood {name}"
@@ -69,16 +70,15 @@ def test_floods_of_control_frames_and_of_fragments_pile_nothing_up(
                 if "fragments" in name:
                     peer.socket.sendall(frame(b'"', BEGINNING))
                 flooding[peer.socket] = block
-        flood(flooding, size(120, 1500))
+        flood(flooding, size(70, 1500))
         attack.look()
         attack.honest.exchange()
 
 
 @pytest.mark.parametrize("path", ["/v1/client", "/v1/server"])
 def test_close_is_answered_after_a_flood_of_pings(
-    start_relay: RelayStarter, under_attack: UnderAttack, path: str
+    relay: ObservedRelay, under_attack: UnderAttack, path: str
 ) -> None:
-    relay = start_relay()
     with under_attack(relay, memory=8 * MIB, sockets=1) as attack:
         attacker = binary(relay.port, "pings") if path == "/v1/server" else phone(relay.port, "honest")
         with closing(attacker):
@@ -89,9 +89,8 @@ def test_close_is_answered_after_a_flood_of_pings(
 
 
 def test_flood_of_rubbish_from_binaries_is_logged_by_the_read_and_holds_up_nobody(
-    start_relay: RelayStarter, under_attack: UnderAttack
+    relay: ObservedRelay, under_attack: UnderAttack
 ) -> None:
-    relay = start_relay()
     rubbish = {
         "empty": frame(b"") * 500,
         "not JSON": frame(b"\xff") * 500,
@@ -103,7 +102,7 @@ def test_flood_of_rubbish_from_binaries_is_logged_by_the_read_and_holds_up_nobod
         for name, block in rubbish.items():
             peer = stack.enter_context(closing(binary(relay.port, name)))
             blocks[peer.socket] = block
-        sent = flood(blocks, size(100, 2000))
+        sent = flood(blocks, size(50, 2000))
         attack.look()
         attack.honest.exchange(50)
         stack.close()
@@ -149,9 +148,8 @@ def mixed(dice: random.Random, most: int) -> Iterator[bytes]:
 
 
 def test_huge_and_tiny_frames_mixed_arrive_in_order_both_ways(
-    start_relay: RelayStarter, under_attack: UnderAttack
+    relay: ObservedRelay, under_attack: UnderAttack
 ) -> None:
-    relay = start_relay()
     dice = random.Random(5)
     with (
         under_attack(relay, memory=24 * MIB, sockets=2) as attack,
@@ -161,7 +159,7 @@ def test_huge_and_tiny_frames_mixed_arrive_in_order_both_ways(
         conn_id = introduce(sender, receiver)
         # Less than the cap by what an envelope adds.
         messages = mixed(dice, 262_144 - 100)
-        for _ in range(size(15, 400)):
+        for _ in range(size(8, 400)):
             # Less together than a phone's outbox, so that nobody is closed for a backlog.
             batch = [next(messages) for _ in range(dice.randrange(1, 15))]
             for message in batch:

@@ -7,8 +7,9 @@ from contextlib import closing
 
 import pytest
 
-from tests.attacks.bounds import MIB, RelayStarter, UnderAttack, size
+from tests.attacks.bounds import MIB, UnderAttack, size
 from tests.attacks.peers import BEGINNING, CONTINUATION, Peer, binary, connect, frame, introduce, phone, request
+from tests.observed import ObservedRelay
 
 FINAL = CONTINUATION | 0x80
 
@@ -24,9 +25,8 @@ NO_HEADS = (
 
 
 def test_garbage_before_the_upgrade_gets_an_http_error_that_echoes_nothing(
-    start_relay: RelayStarter, under_attack: UnderAttack
+    relay: ObservedRelay, under_attack: UnderAttack
 ) -> None:
-    relay = start_relay()
     with under_attack(relay, memory=8 * MIB, sockets=2) as attack:
         for garbage in (*NO_HEADS, *(random.Random(seed).randbytes(30_000) for seed in range(size(5, 1000)))):
             with connect(relay.port) as attacker:
@@ -41,9 +41,8 @@ def test_garbage_before_the_upgrade_gets_an_http_error_that_echoes_nothing(
 
 @pytest.mark.parametrize("path", ["/v1/client", "/v1/server"])
 def test_garbage_after_the_upgrade_is_a_protocol_error(
-    start_relay: RelayStarter, under_attack: UnderAttack, path: str
+    relay: ObservedRelay, under_attack: UnderAttack, path: str
 ) -> None:
-    relay = start_relay()
     noise = [random.Random(seed).randbytes(5000) for seed in range(size(30, 1000))]
     with under_attack(relay, memory=8 * MIB, sockets=2) as attack:
         for number, garbage in enumerate([b"\xff" * 5000, bytes(5000), request(path, "honest"), *noise]):
@@ -63,9 +62,8 @@ def nests(depth: int) -> Iterator[bytes]:
 
 
 def test_json_nested_too_deep_is_dropped_from_a_binary_and_closes_a_phone_with_1007(
-    start_relay: RelayStarter, under_attack: UnderAttack
+    relay: ObservedRelay, under_attack: UnderAttack
 ) -> None:
-    relay = start_relay()
     # 87,381 levels of an object are 256 KiB.
     deep = [nest for depth in (2000, 20_000, 43_000) for nest in nests(depth) if len(nest) < 260_000]
     deep.append(b"[" * 262_144)
@@ -112,9 +110,8 @@ def splits(text: bytes) -> Iterator[bytes]:
 
 
 def test_invalid_utf_8_costs_its_sender_alone_wherever_it_is_split(
-    start_relay: RelayStarter, under_attack: UnderAttack
+    relay: ObservedRelay, under_attack: UnderAttack
 ) -> None:
-    relay = start_relay()
     with (
         under_attack(relay, memory=8 * MIB, sockets=4) as attack,
         closing(binary(relay.port, "text")) as sender,
@@ -134,16 +131,16 @@ def test_invalid_utf_8_costs_its_sender_alone_wherever_it_is_split(
         sender.send(b'{"conn_id":"%b","frame":"last"}' % conn_id)
         assert receiver.text() == b'"last"'
         attack.honest.exchange()
-    assert sum(event["malformed"] for event in relay.events("envelopes_dropped")) == dropped
+    events = relay.events("envelopes_dropped")
+    assert sum(event["malformed"] for event in events if event["server_id"] == "text") == dropped
 
 
-def test_valid_utf_8_passes_wherever_it_is_split(start_relay: RelayStarter, under_attack: UnderAttack) -> None:
-    relay = start_relay()
+def test_valid_utf_8_passes_wherever_it_is_split(relay: ObservedRelay, under_attack: UnderAttack) -> None:
     text = '"ä€😀\u0000"'.replace("\0", "\\u0000").encode()
     with (
         under_attack(relay, memory=8 * MIB, sockets=2),
-        closing(binary(relay.port, "text")) as reader,
-        closing(phone(relay.port, "text")) as attacker,
+        closing(binary(relay.port, "valid")) as reader,
+        closing(phone(relay.port, "valid")) as attacker,
     ):
         conn_id = introduce(reader, attacker)
         for split in splits(text):

@@ -108,7 +108,6 @@ def test_no_header_breaks_a_line_of_a_log_in_text(start_relay: RelayStarter) -> 
     log = relay.log_text()
     assert MARKER.decode() in log
     assert not NOT_IN_A_LOG.search(log.encode())
+    entry = re.compile(r"\d{4}-\d\d-\d\dT[0-9:.]+Z (debug|info|warning|error) +[a-z_]+( [a-z_]+=|$)")
     for line in log.splitlines():
-        assert re.match(r"\d{4}-\d\d-\d\dT[0-9:.]+Z (debug|info|warning|error) +[a-z_]+( [a-z_]+=|$)", line), (
-            line
-        )
+        assert entry.match(line), line

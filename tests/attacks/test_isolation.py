@@ -4,8 +4,9 @@ import secrets
 from collections.abc import Iterator
 from contextlib import closing
 
-from tests.attacks.bounds import MIB, RelayStarter, UnderAttack, size
+from tests.attacks.bounds import MIB, UnderAttack, size
 from tests.attacks.peers import PING, binary, frame, introduce, phone
+from tests.observed import ObservedRelay
 
 
 def guesses(conn_id: bytes) -> Iterator[bytes]:
@@ -43,9 +44,8 @@ def guesses(conn_id: bytes) -> Iterator[bytes]:
 
 
 def test_phone_of_another_server_id_cannot_be_reached_even_by_who_knows_its_conn_id(
-    start_relay: RelayStarter, under_attack: UnderAttack
+    relay: ObservedRelay, under_attack: UnderAttack
 ) -> None:
-    relay = start_relay()
     with (
         under_attack(relay, memory=8 * MIB, sockets=4) as attack,
         closing(binary(relay.port, "robber")) as robber,
@@ -74,9 +74,8 @@ def test_phone_of_another_server_id_cannot_be_reached_even_by_who_knows_its_conn
 
 
 def test_envelope_from_a_phone_is_a_frame_like_any_other(
-    start_relay: RelayStarter, under_attack: UnderAttack
+    relay: ObservedRelay, under_attack: UnderAttack
 ) -> None:
-    relay = start_relay()
     with (
         under_attack(relay, memory=8 * MIB, sockets=3),
         closing(binary(relay.port, "envelopes")) as reader,

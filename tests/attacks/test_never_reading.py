@@ -121,9 +121,6 @@ def test_binary_that_never_reads_holds_its_phones_back_until_the_write_timeout_c
             return bool(relay.events("binary_released"))
 
         until(released, "end of the binary that never reads")
-        assert (relay.event("binary_released")["code"], relay.event("binary_released")["server_id"]) == (
-            1011,
-            "deaf",
-        )
+        relay.event("binary_released", server_id="deaf", code=1011)
         assert {peer.close_code() for peer in phones} == {4404}
         deaf.close()
