@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,7 +61,7 @@ class RelayProcess:
         address: str = self.event("listening")["address"]
         return address
 
-    @property
+    @cached_property
     def port(self) -> int:
         """The port of `address`."""
         match = re.search(r":(\d+)(?:\+|$)", self.address)

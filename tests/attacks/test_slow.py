@@ -79,7 +79,9 @@ def test_slow_heads_are_ended_by_the_handshake_timeout_and_hold_no_more_than_the
         statuses: dict[int, set[bytes]] = {0: set(), 1: set(), 2: set()}
         for sock, answer in dribble(peers).items():
             statuses[kinds[sock]].add(answer[:12])
-    assert statuses == {0: {b""}, 1: {b"HTTP/1.1 408"}, 2: {b"HTTP/1.1 431"}}
+    # Where there is no room for so many at a time, some are turned away unread.
+    full = b"HTTP/1.1 503"
+    assert [found - {full} for found in statuses.values()] == [{b""}, {b"HTTP/1.1 408"}, {b"HTTP/1.1 431"}]
 
 
 def test_body_behind_a_head_is_neither_kept_nor_waited_for(
