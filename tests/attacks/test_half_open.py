@@ -27,7 +27,9 @@ def test_peers_that_are_cut_off_are_closed_in_time_whatever_they_were_doing(
         wrapper=wires.wrapper,
     )
     port = relay.port
-    attacking = under_attack(relay, memory=16 * MIB, sockets=5 * count, wrapper=wires.wrapper)
+    sockets = 5 * count
+    memory = 12 * MIB + sockets * 32 * 1024
+    attacking = under_attack(relay, memory=memory, sockets=sockets, wrapper=wires.wrapper)
     with attacking as attack, ExitStack() as stack:
 
         def binary(server_id: str) -> Peer:

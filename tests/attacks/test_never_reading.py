@@ -18,8 +18,8 @@ def test_phones_that_never_read_hold_no_more_than_their_outboxes_and_are_closed_
     outbox = 256 * 1024
     relay = start_relay("--outbox-bytes", str(outbox))
     binaries, each = size(2, 20), 16
-    memory = 8 * MIB + binaries * each * outbox
     sockets = binaries * (each + 1)
+    memory = 8 * MIB + binaries * each * outbox + sockets * 32 * 1024
     with under_attack(relay, memory=memory, sockets=sockets) as attack, ExitStack() as stack:
         feeders: dict[Peer, set[bytes]] = {}
         for number in range(binaries):
