@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.observed import Holdings, ObservedRelay, descriptors, holdings, peak_memory, status_of
-from tests.relay_process import until
+from tests.relay_process import RelayProcess, until
 
 MIB = 2**20
 
@@ -36,7 +36,7 @@ class Honest:
 
     def __init__(
         self,
-        relay: ObservedRelay,
+        relay: RelayProcess,
         server_id: str = "honest",
         *,
         bound: float = HONEST_BOUND,
