@@ -98,11 +98,16 @@ def test_resets_at_any_point_of_a_session_release_whatever_it_held(
             point = dice.choice((dice.randrange(1, 800), dice.randrange(1, len(session))))
             with connect(relay.port) as sock:
                 sock.sendall(session[:point])
+                if b"\r\n\r\n" in session[:point]:
+                    # What was not read when an RST comes never is: so let most get further than their head.
+                    assert sock.recv(1)
+                    if number % 4:
+                        attack.honest.exchange(1)
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
             if number % 20 == 0:
                 attack.look()
         attack.honest.exchange()
         # A server-id is free again, however its binary went.
-        until(lambda: attack.over(), "release of everything")
+        until(attack.over, "release of everything")
         with closing(binary(relay.port, "reset-0")):
             attack.honest.exchange(1)

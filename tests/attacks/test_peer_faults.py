@@ -18,7 +18,10 @@ port, *beginnings = json.loads(sys.stdin.readline())
 socks = []
 for beginning in beginnings:
     sock = socket.create_connection(("127.0.0.1", port))
-    sock.sendall(bytes.fromhex(beginning))
+    data = bytes.fromhex(beginning)
+    sock.sendall(data)
+    if b"\\r\\n\\r\\n" in data:
+        sock.recv(1)
     socks.append(sock)
 print("ready", flush=True)
 sys.stdin.read()
