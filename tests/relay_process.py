@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -60,7 +61,7 @@ class RelayProcess:
         address: str = self.event("listening")["address"]
         return address
 
-    @property
+    @cached_property
     def port(self) -> int:
         """The port of `address`."""
         match = re.search(r":(\d+)(?:\+|$)", self.address)
@@ -115,13 +116,19 @@ def until(probe: Callable[[], T | None], what: str) -> T:
     raise AssertionError(f"no {what} within {WAIT:g} s")
 
 
-@contextlib.contextmanager
-def relay_factory(directory: Path) -> Iterator[Callable[..., RelayProcess]]:
-    """A function that starts relays, all of which are stopped in the end; none may fail by itself."""
-    relays: list[RelayProcess] = []
+RelayT = TypeVar("RelayT", bound=RelayProcess)
 
-    def start(*flags: str, env: Mapping[str, str] | None = None) -> RelayProcess:
-        relays.append(RelayProcess(directory / f"relay-{len(relays)}.log", *flags, env=env))
+
+@contextlib.contextmanager
+def factory_of(make: Callable[..., RelayT], directory: Path) -> Iterator[Callable[..., RelayT]]:
+    """A function that starts relays, all of which are stopped in the end; none may fail by itself.
+
+    It has the parameters of ``make``, without the log.
+    """
+    relays: list[RelayT] = []
+
+    def start(*flags: str, **options: Any) -> RelayT:
+        relays.append(make(directory / f"relay-{len(relays)}.log", *flags, **options))
         return relays[-1]
 
     try:
@@ -134,3 +141,8 @@ def relay_factory(directory: Path) -> Iterator[Callable[..., RelayProcess]]:
         faults = [event for event in relay.events() if event["event"] == "internal_error"]
         assert not faults, faults
         assert "Traceback" not in relay.log_text(), relay.log_text()
+
+
+def relay_factory(directory: Path) -> contextlib.AbstractContextManager[Callable[..., RelayProcess]]:
+    """`factory_of` the plain `RelayProcess`."""
+    return factory_of(RelayProcess, directory)

@@ -28,6 +28,7 @@ from relayd.edge.turns import LEAST_FRAMES, Turns
 from relayd.ops.events import BuffersFull, Emit, RateLimited
 from relayd.routing.budget import Account, Budget
 from relayd.routing.connection import Ending
+from relayd.routing.heartbeat import let_readers_read
 from relayd.routing.outbox import FRAME_OVERHEAD, Outbox
 from relayd.settings import Rate, Settings
 from relayd.wire.close import BACKLOG_FULL, BUFFERS_FULL, MESSAGE_TOO_SLOW, NORMAL, Close
@@ -48,6 +49,9 @@ out in one system call. Frames are few in so many bytes, or `Turns` bounds their
 
 CLOSE_TIMEOUT: Final = 5.0
 """Seconds that a peer has to take our Close frame and answer it, whatever it is doing."""
+
+_LOOK: Final = 1.0
+"""Seconds between two looks at whether a peer that is held back is still there."""
 
 _NO_STATUS: Final = 1005
 _ABNORMAL: Final = 1006
@@ -324,10 +328,14 @@ class WebSocket:
         """Ping the peer; whether it gives any sign of life within ``timeout`` seconds."""
         self.ping()
         if not self._over:
+            if self._heard is None:
+                self._heard = trio.Event()
+            heard = self._heard
             with trio.move_on_after(timeout):
-                if self._heard is None:
-                    self._heard = trio.Event()
-                await self._heard.wait()
+                await heard.wait()
+            if not heard.is_set():
+                await let_readers_read()
+            if heard.is_set():
                 return not self._over and self._verdict is None
         return not self._over and not self.reading
 
@@ -367,6 +375,8 @@ class WebSocket:
             data = self._stream.try_receive(self._ask)
             if data is None:
                 self._more = False
+                if self._deadline < math.inf:
+                    await self._keep_deadline()
                 continue
             self._more = len(data) == self._ask
             self._ask = _MORE_BYTES if len(data) >= _READ_BYTES else _READ_BYTES
@@ -377,16 +387,17 @@ class WebSocket:
             return data
 
     async def _readable(self) -> None:
-        """Wait until there is something to read, at most until the message under way has to be complete."""
+        """Wait until there is something to read, at most until the message under way has to be complete.
+
+        That moment says nothing of what has come: if we were stopped meanwhile, its rest may be there.
+        """
         self.reading = True
         try:
             if self._deadline == math.inf:
                 await self._stream.wait_readable()
                 return
-            with trio.move_on_at(self._deadline) as deadline:
+            with trio.move_on_at(self._deadline):
                 await self._stream.wait_readable()
-            if deadline.cancelled_caught:
-                await self._keep_deadline()
         finally:
             self.reading = False
 
@@ -438,7 +449,9 @@ class WebSocket:
                 pace.noticed = True
                 self._shared.emit(RateLimited(self.kind, self.remote, bound))
             with self._shared.pauses.noted(self.kind, bound):
-                await trio.sleep_until(pace.until)
+                # Whoever has hung up has no place to hold here, and what he left is bounded.
+                while (now := trio.current_time()) < pace.until and not self._stream.hung_up():  # noqa: ASYNC110 (nothing tells us)
+                    await trio.sleep_until(min(pace.until, now + _LOOK))
             # Unless it draws out a message with frames of nothing, which is its own doing.
             if self._deadline < math.inf and not (bound == "control" and self._decoder.fragmented):
                 self._deadline += trio.current_time() - begun

@@ -14,13 +14,25 @@ import trio
 from relayd.routing.connection import Connection
 from relayd.wire.close import HEARTBEAT_TIMEOUT
 
-__all__ = ["Heartbeats"]
+__all__ = ["Heartbeats", "let_readers_read"]
 
 _EARLY: Final = 1 / 500
 """Part of the interval by which a ping may be early, so that pings that are nearly due go out together."""
 
 _PER_TURN: Final = 64
 """Pings sent before other tasks have their turn: after a storm, thousands may be due at once."""
+
+
+async def let_readers_read() -> None:
+    """Before a peer is judged by the clock: have whatever already lies in the sockets read.
+
+    We may be late, and after SIGSTOP the kernel has the answers to all that was asked before, but the first
+    thing that trio hears of is the time: `select.epoll.poll`, interrupted and past its end, does not look
+    at the sockets again (CPython's select module). One checkpoint has trio look, and the readers
+    may have their turn after ours; with the second one they have had it.
+    """
+    await trio.lowlevel.checkpoint()
+    await trio.lowlevel.checkpoint()
 
 
 class Heartbeats:
@@ -57,8 +69,7 @@ class Heartbeats:
             if not self._due:
                 await self._begun.park()
             await trio.sleep_until(min(self._first_due(), self._first_deadline()))
-            # If we are late, an answer may lie in a socket: let the forwarders read before judging.
-            await trio.lowlevel.checkpoint()
+            await let_readers_read()
             self._judge()
             self._ping()
 

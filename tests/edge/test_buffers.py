@@ -9,7 +9,7 @@ from wsproto.events import CloseConnection, TextMessage
 
 from relayd.ops.events import BinaryReleased, BuffersFull, PhoneUnregistered
 from relayd.settings import Settings
-from tests.attacks.test_attacks import frame, request
+from tests.attacks.peers import frame, request
 from tests.trio_client import Client, RelayUnderTest, relay_under_test
 
 BUDGET = 1_000_000

@@ -20,7 +20,9 @@ from relayd.ops.events import (
     RateLimited,
 )
 from relayd.settings import Rate
-from tests.attacks.test_attacks import PING, Honest, Peer, frame
+from tests.attacks import peers
+from tests.attacks.bounds import Honest
+from tests.attacks.peers import PING, frame
 from tests.relay_process import RelayProcess
 from tests.trio_client import Client, RelayUnderTest, relay_under_test
 
@@ -283,7 +285,7 @@ def test_over_real_sockets_frames_beyond_the_rate_take_their_time_and_a_pair_bes
     start_relay: Callable[..., RelayProcess],
 ) -> None:
     relay = start_relay("--phone-rate", "0/100")
-    binary, flooder = Peer(relay, "/v1/server", "flood"), Peer(relay, "/v1/client", "flood")
+    binary, flooder = peers.binary(relay.port, "flood"), peers.phone(relay.port, "flood")
     with closing(binary), closing(flooder), closing(Honest(relay)) as honest:
         begun = time.monotonic()
         flooder.socket.sendall(b"".join(frame(b"%d" % number) for number in range(300)))
@@ -299,7 +301,7 @@ def test_over_real_sockets_a_flood_of_pings_stands_still_while_a_pair_is_served(
     start_relay: Callable[..., RelayProcess],
 ) -> None:
     relay = start_relay()
-    binary, flooder = Peer(relay, "/v1/server", "flood"), Peer(relay, "/v1/client", "flood")
+    binary, flooder = peers.binary(relay.port, "flood"), peers.phone(relay.port, "flood")
     with closing(binary), closing(flooder), closing(Honest(relay)) as honest:
         block, sent = frame(b"", PING) * 1_000, 0
         flooder.socket.setblocking(False)

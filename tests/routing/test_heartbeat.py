@@ -1,10 +1,12 @@
 """Contract, "Heartbeat": the one clock of many connections."""
 
+import socket
+
 import pytest
 import trio
-from trio.testing import MockClock
+from trio.testing import MockClock, wait_all_tasks_blocked
 
-from relayd.routing.heartbeat import Heartbeats
+from relayd.routing.heartbeat import Heartbeats, let_readers_read
 from relayd.wire.close import HEARTBEAT_TIMEOUT, Close
 from tests.routing.fakes import FakeConnection
 
@@ -114,9 +116,9 @@ async def test_relay_that_was_stopped_reads_what_came_meanwhile_before_it_judges
     async with trio.open_nursery() as nursery:
         nursery.start_soon(heartbeats.run)
         with heartbeats.keeping(connection):
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             mock_clock.jump(30)
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             assert len(connection.pinged) == 1
 
             async def read_when_the_clock_says_so() -> None:
@@ -124,9 +126,28 @@ async def test_relay_that_was_stopped_reads_what_came_meanwhile_before_it_judges
                 connection.signs_of_life += 1
 
             nursery.start_soon(read_when_the_clock_says_so)
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             # Both wake in the same turn, in whatever order: the clock's judge must come second.
             mock_clock.jump(300)
-            await trio.testing.wait_all_tasks_blocked()
+            await wait_all_tasks_blocked()
             assert connection.ends == []
         nursery.cancel_scope.cancel()
+
+
+async def test_what_lies_in_a_socket_is_read_before_its_peer_is_judged() -> None:
+    async def read(sock: socket.socket, received: list[bytes]) -> None:
+        await trio.lowlevel.wait_readable(sock)
+        received.append(sock.recv(1))
+
+    # trio runs a round of tasks forwards or backwards, by chance.
+    for _ in range(40):
+        received: list[bytes] = []
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(read, ours, received)
+                await wait_all_tasks_blocked()
+                # trio has not looked at the socket since.
+                theirs.send(b"a")
+                await let_readers_read()
+                assert received == [b"a"]

@@ -6,7 +6,6 @@ daemon is a real process, and what it holds is looked at from outside, before an
 
 import argparse
 import json
-import signal
 import subprocess
 import sys
 import tempfile
@@ -17,9 +16,7 @@ from pathlib import Path
 from shutil import which
 from typing import Any, Final
 
-from attrs import frozen
-
-from tests.relay_process import RelayProcess, until
+from tests.observed import Holdings, ObservedRelay, holdings
 
 HERE: Final = Path(__file__).parent
 PROGRAM: Final = HERE.parent / ".tools" / "soak"
@@ -40,50 +37,7 @@ SETTLE: Final = 30.0
 """Seconds for the relay to let go of everything once the load has ended and the grace window passed."""
 
 
-class SoakedRelay(RelayProcess):
-    """A relay that tells how many tasks it has."""
-
-    def __init__(self, directory: Path, *flags: str) -> None:
-        self._tasks = directory / "tasks"
-        super().__init__(
-            directory / "relay.log", *flags, program=("-m", "tests.soak.observed", str(self._tasks))
-        )
-
-    def tasks(self) -> int:
-        """The number of its trio tasks, now."""
-        self._tasks.unlink(missing_ok=True)
-        self.process.send_signal(signal.SIGUSR1)
-        until(self._tasks.exists, "answer to SIGUSR1")
-        return int(self._tasks.read_text())
-
-
-@frozen
-class Holdings:
-    """What the daemon holds: of trio and of the system."""
-
-    tasks: int
-    descriptors: int
-    threads: int
-    memory: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.tasks} tasks, {self.descriptors} descriptors, {self.threads} threads, "
-            f"{self.memory / 2**20:.1f} MiB"
-        )
-
-
-def holdings(relay: SoakedRelay) -> Holdings:
-    """Read `Holdings` from the daemon and from /proc."""
-    pid = relay.pid
-    status = dict(
-        line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines() if ":" in line
-    )
-    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
-    return Holdings(relay.tasks(), descriptors, int(status["Threads"]), int(status["VmRSS"].split()[0]) * 1024)
-
-
-def settled_holdings(relay: SoakedRelay, start: Holdings) -> tuple[Holdings, list[str]]:
+def settled_holdings(relay: ObservedRelay, start: Holdings) -> tuple[Holdings, list[str]]:
     """Wait until nobody is connected and all but memory is as it was; what is not, in words."""
     deadline = time.monotonic() + SETTLE
     while True:
@@ -105,7 +59,7 @@ def settled_holdings(relay: SoakedRelay, start: Holdings) -> tuple[Holdings, lis
         time.sleep(0.1)
 
 
-def run_load(relay: SoakedRelay, options: argparse.Namespace, cycle: int, seconds: float) -> dict[str, Any]:
+def run_load(relay: ObservedRelay, options: argparse.Namespace, cycle: int, seconds: float) -> dict[str, Any]:
     """Run the Go program against ``relay``; return its report."""
     command = [
         str(PROGRAM),
@@ -121,7 +75,7 @@ def run_load(relay: SoakedRelay, options: argparse.Namespace, cycle: int, second
     return report
 
 
-def soak(relay: SoakedRelay, options: argparse.Namespace) -> list[str]:
+def soak(relay: ObservedRelay, options: argparse.Namespace) -> list[str]:
     """Run the cycles and compare; return all that was wrong."""
     relay.event("listening")
     start = holdings(relay)
@@ -152,7 +106,7 @@ def soak(relay: SoakedRelay, options: argparse.Namespace) -> list[str]:
     return faults
 
 
-def faults_in_log(relay: SoakedRelay) -> list[str]:
+def faults_in_log(relay: ObservedRelay) -> list[str]:
     """What the daemon itself found wrong."""
     events = relay.events()
     print("  log:", ", ".join(f"{name} {n}" for name, n in sorted(Counter(e["event"] for e in events).items())))
@@ -176,7 +130,7 @@ def main() -> int:
         return 1
     subprocess.run(["go", "build", "-o", str(PROGRAM), "."], cwd=HERE / "go", check=True)
     with tempfile.TemporaryDirectory() as directory:
-        relay = SoakedRelay(Path(directory), "--grace", "1")
+        relay = ObservedRelay(Path(directory) / "relay.log", "--grace", "1")
         try:
             faults = soak(relay, options)
             status = relay.stop()

@@ -1,0 +1,159 @@
+"""What an attack may cost: memory, sockets, tasks, and nothing of an honest pair's frames."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any
+
+from tests.observed import Holdings, ObservedRelay, descriptors, holdings, peak_memory, status_of
+from tests.relay_process import RelayProcess, until
+
+MIB = 2**20
+
+HONEST_BOUND = 5.0
+"""Seconds that an honest frame may take there and back: so many that no machine is too slow."""
+
+TASKS_PER_SOCKET = 4
+"""Of a connection: its own, a writer's, and those of whoever answers its control frames."""
+
+LARGE = os.environ.get("ATTACK_SIZE") == "large"
+"""Whether attacks have the size of `make attacks`."""
+
+RelayStarter = Callable[..., ObservedRelay]
+
+
+def size(small: int, large: int) -> int:
+    """How many of something: ``small`` in tests that every change must pass, ``large`` in `make attacks`."""
+    return large if LARGE else small
+
+
+class Honest:
+    """`tests.attacks.honest` as a process: it exchanges frames all the time."""
+
+    def __init__(
+        self,
+        relay: RelayProcess,
+        server_id: str = "honest",
+        *,
+        bound: float = HONEST_BOUND,
+        wrapper: Sequence[str] = (),
+    ) -> None:
+        module = [sys.executable, "-S", "-m", "tests.attacks.honest"]
+        command = [*wrapper, *module, str(relay.port), server_id, str(bound)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        #: Its phone's.
+        self.conn_id = self._line()
+
+    def exchange(self, count: int = 20) -> None:
+        """Wait for so many round trips, all of them from now on."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(b"%d\n" % count)
+        self.process.stdin.flush()
+        answer = self._line()
+        assert answer == "done", answer
+
+    def finish(self) -> dict[str, Any]:
+        """Its report; it hangs up."""
+        assert self.process.stdin is not None
+        self.process.stdin.close()
+        report: dict[str, Any] = json.loads(self._line())
+        assert not report["fault"], report
+        return report
+
+    def close(self) -> None:
+        """End it, whatever it is doing."""
+        self.process.kill()
+        with self.process:
+            pass
+
+    def _line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().decode().strip()
+
+
+class Attack:
+    """An attack under way, and what the relay holds meanwhile."""
+
+    def __init__(self, relay: ObservedRelay, honest: Honest, sockets: int) -> None:
+        self.honest = honest
+        self.before = holdings(relay)
+        #: What it held when it held most sockets.
+        self.height = self.before
+        #: The memory that what it takes is counted from.
+        self.memory_before = self.before.memory
+        self._relay = relay
+        self._sockets = sockets
+
+    def count_memory_from_here(self) -> None:
+        """Only what comes from now on is bounded: who attacks is connected, say."""
+        self.memory_before = status_of(self._relay.pid)["VmRSS"] * 1024
+        # proc(5): the peak begins anew at what is resident now.
+        Path(f"/proc/{self._relay.pid}/clear_refs").write_text("5")
+
+    def look(self) -> Holdings:
+        """Take what the relay holds now for the height of the attack, and hold it to its bounds."""
+        now = holdings(self._relay)
+        if now.descriptors >= self.height.descriptors:
+            self.height = now
+        sockets = self._sockets
+        assert now.descriptors - self.before.descriptors <= sockets, (now, self.before)
+        assert now.tasks - self.before.tasks <= sockets * TASKS_PER_SOCKET, (now, self.before)
+        assert now.threads == self.before.threads, (now, self.before)
+        return now
+
+    def over(self) -> bool:
+        """Whether every descriptor and task of the attack is gone."""
+        if descriptors(self._relay.pid) > self.before.descriptors:
+            return False
+        return self._relay.tasks() <= self.before.tasks
+
+
+UnderAttack = Callable[..., AbstractContextManager[Attack]]
+
+
+@contextmanager
+def under_attack(
+    note: Callable[[dict[str, Any]], None],
+    relay: ObservedRelay,
+    *,
+    memory: int,
+    sockets: int,
+    bound: float = HONEST_BOUND,
+    wrapper: Sequence[str] = (),
+) -> Iterator[Attack]:
+    """The body attacks. The relay may take ``memory`` bytes and ``sockets`` descriptors more meanwhile.
+
+    In the end descriptors and tasks are back, and an honest pair has had every frame within ``bound``
+    seconds all the time. Peak memory is the kernel's own figure, so no moment is missed. ``note`` is told
+    what was measured.
+    """
+    honest = Honest(relay, bound=bound, wrapper=wrapper)
+    try:
+        honest.exchange()
+        attack = Attack(relay, honest, sockets)
+        attack.count_memory_from_here()
+        yield attack
+        attack.look()
+        until(attack.over, f"return to {attack.before}")
+        honest.exchange()
+        report = honest.finish()
+    finally:
+        honest.close()
+    assert relay.process.poll() is None
+    growth = peak_memory(relay.pid) - attack.memory_before
+    assert growth <= memory, f"{growth / MIB:.1f} MiB more at the height, {memory / MIB:.1f} allowed"
+    height, before = attack.height, attack.before
+    note(
+        {
+            "memory": growth,
+            "memory bound": memory,
+            "sockets": height.descriptors - before.descriptors,
+            "sockets bound": sockets,
+            "tasks": height.tasks - before.tasks,
+            **report,
+        }
+    )
