@@ -7,7 +7,7 @@ ARGS ?=
 # One more than there are cores: many tests wait.
 WORKERS := $(shell expr $$(nproc) + 1)
 
-.PHONY: help run test lint types check soak restarts acme bench wheel compiled test-compiled
+.PHONY: help run test lint types check soak fuzz restarts acme bench wheel compiled test-compiled
 
 help: ## Show this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1  /p' Makefile
@@ -29,6 +29,10 @@ check: lint types test ## All of CI
 
 soak: $(VENV)/installed ## Five minutes of random traffic and kills; ARGS="--minutes 1" shortens it
 	$(VENV)/bin/python -m tests.soak $(ARGS)
+
+fuzz: $(VENV)/installed ## Ten minutes of hostile bytes for each reader of them; ARGS="--minutes 1 head" narrows it
+	$(VENV)/bin/pip install --quiet --group fuzz
+	$(VENV)/bin/python -m tests.fuzz $(ARGS)
 
 restarts: $(VENV)/installed ## Restart under 2,000 phones: how long until all are back; wants Go
 	$(VENV)/bin/python -m tests.restarts $(ARGS)

@@ -1,0 +1,31 @@
+"""What is fuzzed, by name."""
+
+from collections.abc import Callable
+from typing import Final
+
+from attrs import frozen
+
+from tests.fuzz import envelope, frames, head
+
+__all__ = ["TARGETS", "Target"]
+
+
+@frozen
+class Target:
+    """One reader of strangers' bytes, and what must hold for any of them."""
+
+    check: Callable[[bytes], None]
+    """Raises if it does not hold."""
+    modules: tuple[str, ...]
+    """Where new lines are looked for."""
+    words: tuple[bytes, ...]
+    """Pieces that chance alone would hardly make."""
+    longest: int
+    """Bytes of an input, at most."""
+
+
+TARGETS: Final = {
+    "envelope": Target(envelope.check, ("relayd.wire.envelope",), envelope.WORDS, envelope.LONGEST),
+    "frames": Target(frames.check, ("relayd.wire.frames",), frames.WORDS, frames.LONGEST),
+    "head": Target(head.check, ("relayd.wire.head", "relayd.wire.upgrade"), head.WORDS, head.LONGEST),
+}
