@@ -8,6 +8,7 @@ from attrs import Factory, frozen
 
 from relayd.wire.close import may_travel
 from relayd.wire.frames import PINGS_KEPT, FrameDecoder
+from tests.fuzz.cuts import cut
 from tests.wire.oracles import websockets_reading
 
 LONGEST = 600
@@ -54,21 +55,10 @@ def check(data: bytes) -> None:
     # Long streams in longer pieces: one byte at a time is for streams as short as almost all are.
     shortest = len(stream) // 500
     whole = _decoded([stream], cap, 256)
-    assert whole == _decoded(_pieces(stream, shortest + data[6], shortest + data[7] + 1), cap, most)
-    assert whole == _decoded(_pieces(stream, shortest + 1, shortest + 1), cap, most)
+    assert whole == _decoded(cut(stream, shortest + data[6], shortest + data[7] + 1), cap, most)
+    assert whole == _decoded(cut(stream, shortest + 1, shortest + 1), cap, most)
     assert whole == _as_rfc6455_says(stream, cap)
     _compare_with_websockets(stream, cap, whole)
-
-
-def _pieces(stream: bytes, one: int, other: int) -> list[bytes]:
-    pieces = []
-    position = 0
-    sizes = cycle((one, other))
-    while position < len(stream):
-        size = next(sizes)
-        pieces.append(stream[position : position + size])
-        position += size
-    return pieces
 
 
 def _decoded(pieces: list[bytes], cap: int, most: int) -> _Outcome:

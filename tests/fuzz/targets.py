@@ -5,7 +5,7 @@ from typing import Final
 
 from attrs import frozen
 
-from tests.fuzz import envelope, frames, head
+from tests.fuzz import client_hello, envelope, frames, head
 
 __all__ = ["TARGETS", "Target"]
 
@@ -25,6 +25,9 @@ class Target:
 
 
 TARGETS: Final = {
+    "client_hello": Target(
+        client_hello.check, ("relayd.wire.client_hello",), client_hello.WORDS, client_hello.LONGEST
+    ),
     "envelope": Target(envelope.check, ("relayd.wire.envelope",), envelope.WORDS, envelope.LONGEST),
     "frames": Target(frames.check, ("relayd.wire.frames",), frames.WORDS, frames.LONGEST),
     "head": Target(head.check, ("relayd.wire.head", "relayd.wire.upgrade"), head.WORDS, head.LONGEST),
