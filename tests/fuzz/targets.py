@@ -5,7 +5,7 @@ from typing import Final
 
 from attrs import frozen
 
-from tests.fuzz import client_hello, envelope, frames, head
+from tests.fuzz import client_hello, envelope, forwarded, frames, head, proxy
 
 __all__ = ["TARGETS", "Target"]
 
@@ -29,6 +29,10 @@ TARGETS: Final = {
         client_hello.check, ("relayd.wire.client_hello",), client_hello.WORDS, client_hello.LONGEST
     ),
     "envelope": Target(envelope.check, ("relayd.wire.envelope",), envelope.WORDS, envelope.LONGEST),
+    "forwarded": Target(
+        forwarded.check, ("relayd.wire.forwarded", "relayd.wire.address"), forwarded.WORDS, forwarded.LONGEST
+    ),
     "frames": Target(frames.check, ("relayd.wire.frames",), frames.WORDS, frames.LONGEST),
     "head": Target(head.check, ("relayd.wire.head", "relayd.wire.upgrade"), head.WORDS, head.LONGEST),
+    "proxy": Target(proxy.check, ("relayd.wire.proxy",), proxy.WORDS, proxy.LONGEST),
 }
