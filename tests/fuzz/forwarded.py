@@ -1,4 +1,4 @@
-"""``X-Forwarded-For`` and ``Forwarded``: RFC 7239 read from the left, and a proxy's word against all clients."""
+"""``X-Forwarded-For`` and ``Forwarded``: read from the left as well, and a proxy's word against a client's."""
 
 import re
 import socket
