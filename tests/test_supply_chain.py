@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import pytest
+from packaging.markers import Marker
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
@@ -16,8 +17,9 @@ ROOT: Final = Path(__file__).parent.parent
 PINS: Final = sorted((ROOT / "requirements").glob("*.txt"))
 
 _PIN: Final = re.compile(
-    r"([a-z0-9-]+)==(\S+)(?: ; [^\\\n]+)? \\\n(    --hash=sha256:[0-9a-f]{64}(?: \\\n|\n))+"
+    r"([a-z0-9-]+)==(\S+)(?: ; ([^\\\n]+))? \\\n(?:    --hash=sha256:[0-9a-f]{64}(?: \\\n|\n))+"
 )
+"""A name, a version, a marker, and hashes."""
 
 FAKE_AUDIT: Final = """
 import os, sys
@@ -35,7 +37,9 @@ sys.exit(vulnerable)
 
 
 def pinned(path: Path) -> dict[str, str]:
-    return {match[1]: match[2] for match in _PIN.finditer(path.read_text())}
+    """Names and versions of what it pins for the likes of us."""
+    pins = list(_PIN.finditer(path.read_text()))
+    return {pin[1]: pin[2] for pin in pins if pin[3] is None or Marker(pin[3]).evaluate()}
 
 
 def demanded(project: dict[str, Any], *groups: str) -> list[Requirement]:
@@ -66,6 +70,17 @@ def test_ci_tests_with_what_releases_are_made_of() -> None:
     ci = pinned(ROOT / "requirements" / "ci.txt")
     runtime = pinned(ROOT / "requirements" / "runtime.txt")
     assert {name: ci[name] for name in runtime} == runtime
+
+
+def test_every_dependency_is_counted_and_has_its_reason() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    section = text.partition("## Dependencies\n")[2].partition("\n## ")[0].replace("_", "-")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    direct = {canonicalize_name(requirement.name) for requirement in demanded(project)}
+    behind = set(pinned(ROOT / "requirements" / "runtime.txt")) - direct
+    assert {name for name in direct if f"\n| {name} |" not in section} == set()
+    assert {name for name in behind if not re.search(rf"\b{name}\b", section)} == set()
+    assert f"{len(direct)} direct, {len(behind)} behind them" in section
 
 
 @pytest.mark.parametrize("path", PINS, ids=lambda path: path.name)
