@@ -46,7 +46,7 @@ def fuzz(name: str, seconds: int) -> bool:
     with tempfile.TemporaryDirectory() as directory:
         inputs, words = Path(directory) / "inputs", Path(directory) / "words"
         inputs.mkdir()
-        for number, data in enumerate(corpus.load(name)):
+        for number, data in enumerate([*target.seeds, *corpus.load(name)]):
             (inputs / f"kept-{number}").write_bytes(data)
         words.write_text("".join(f'"{_escaped(word)}"\n' for word in target.words))
         log = FINDINGS / f"{name}.log"

@@ -35,6 +35,17 @@ WORDS = (
     b"\xef\xbb\xbf",
 )
 
+SEEDS = (
+    b'{"push_wake":{},"close_code":1005}',
+    b'{"conn_id":"c","close_code":1005}',
+    b'{"conn_id":"c","frame":null}',
+    b'{"conn_id":"c","frame": null ,"close_code":4401}',
+    b'{"conn_id":1,"conn_id":"c","frame":1}',
+    # What must not come to spell "c-1".
+    rb'{"conn_id":"\ud063-1","frame":"\ud800"}',
+    rb'{"conn_id":"c","frame":"\ud800 \ue800 \uDFFF","x":"\\ud800"}',
+)
+
 _PIECES = (
     *(
         b"{",

@@ -24,6 +24,17 @@ WORDS = (
     b"\x03\xe8",
 )
 
+SEEDS = (
+    # Too big by its fragments alone: a cap of 7 bytes, twice 5.
+    b"\1\0\xff\xff\xff\0\3\5" + b"\x01\x85abcd12345" + b"\x80\x85abcd12345",
+    b"\1\0\xff\xff\xff\0\3\5" + b"\x01\x85abcd12345" + b"\x89\x80abcd" + b"\x80\x82abcd12",
+    # Each reserved bit, and each length in a form that is too long for it.
+    *(b"\4\0\xff\xff\xff\0\3\5" + bytes([first]) + b"\x80abcd" for first in (0xC1, 0xA1, 0x91, 0x83, 0x8B)),
+    b"\4\0\xff\xff\xff\0\3\5" + b"\x81\xfe\0\1abcd1",
+    b"\4\0\xff\xff\xff\0\3\5" + b"\x81\xff\0\0\0\0\0\0\0\1abcd1",
+    b"\4\0\xff\xff\xff\0\3\5" + b"\x88\x81abcd1",
+)
+
 _CAPS = (0, 7, 125, 300, 70_000)
 _LONGEST_FILL = 70_000
 

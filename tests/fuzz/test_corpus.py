@@ -10,5 +10,5 @@ from tests.fuzz.targets import TARGETS
 def test_nothing_that_was_ever_found_breaks_anything(name: str) -> None:
     inputs = corpus.load(name)
     assert inputs
-    for data in inputs:
+    for data in (*TARGETS[name].seeds, *inputs):
         TARGETS[name].check(data)
