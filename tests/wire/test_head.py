@@ -1,7 +1,7 @@
 """Request heads as bytes; h11, a parser that forgives more than ours, is the oracle for what ours takes."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from relayd.wire.head import BadHead, Head, may_become_head, parse_head
@@ -31,6 +31,7 @@ def test_control_characters_of_a_value_are_kept_for_whoever_escapes_them() -> No
     assert parse_head(head_of([(b"x", b"a\x1b\x7f\x85b")])).fields[1] == (b"x", b"a\x1b\x7f\x85b")
 
 
+@settings(deadline=None)
 @given(FIELDS)
 def test_what_is_well_formed_is_read_as_h11_reads_it(fields: list[tuple[bytes, bytes]]) -> None:
     data = head_of(fields)
@@ -44,6 +45,7 @@ def test_what_is_well_formed_is_read_as_h11_reads_it(fields: list[tuple[bytes, b
         assert ours == theirs
 
 
+@settings(deadline=None)
 @given(st.integers(0, len(GOOD) - 1), st.binary(max_size=2), st.integers(0, 2))
 def test_what_is_taken_after_a_mutation_is_what_h11_takes(at: int, inserted: bytes, cut: int) -> None:
     data = GOOD[:at] + inserted + GOOD[at + cut :]
@@ -94,6 +96,7 @@ def test_head_without_its_empty_line_is_none() -> None:
             parse_head(data)
 
 
+@settings(deadline=None)
 @given(FIELDS)
 def test_every_beginning_of_a_head_may_become_one(fields: list[tuple[bytes, bytes]]) -> None:
     data = head_of(fields)
