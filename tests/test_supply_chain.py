@@ -42,8 +42,10 @@ def pinned(path: Path) -> dict[str, str]:
     return {pin[1]: pin[2] for pin in pins if pin[3] is None or Marker(pin[3]).evaluate()}
 
 
-def demanded(project: dict[str, Any], *groups: str) -> list[Requirement]:
+def demanded(project: dict[str, Any], *groups: str, extras: bool = True) -> list[Requirement]:
     found = [Requirement(line) for line in project["project"]["dependencies"]]
+    for lines in project["project"]["optional-dependencies"].values() if extras else ():
+        found += [Requirement(line) for line in lines]
     for group in groups:
         for line in project["dependency-groups"][group]:
             included = (
@@ -53,13 +55,17 @@ def demanded(project: dict[str, Any], *groups: str) -> list[Requirement]:
     return found
 
 
-@pytest.mark.parametrize(("name", "groups"), [("runtime", ()), ("ci", ("dev", "release"))])
-def test_all_that_the_project_asks_for_is_pinned_to_what_it_accepts(name: str, groups: tuple[str, ...]) -> None:
+@pytest.mark.parametrize(
+    ("name", "groups", "extras"), [("runtime", (), False), ("acme", (), True), ("ci", ("dev", "release"), True)]
+)
+def test_all_that_the_project_asks_for_is_pinned_to_what_it_accepts(
+    name: str, groups: tuple[str, ...], extras: bool
+) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     pins = pinned(ROOT / "requirements" / f"{name}.txt")
     stale = [
         str(requirement)
-        for requirement in demanded(project, *groups)
+        for requirement in demanded(project, *groups, extras=extras)
         if pins.get(canonicalize_name(requirement.name)) is None
         or not requirement.specifier.contains(pins[canonicalize_name(requirement.name)])
     ]
@@ -68,19 +74,22 @@ def test_all_that_the_project_asks_for_is_pinned_to_what_it_accepts(name: str, g
 
 def test_ci_tests_with_what_releases_are_made_of() -> None:
     ci = pinned(ROOT / "requirements" / "ci.txt")
+    acme = pinned(ROOT / "requirements" / "acme.txt")
     runtime = pinned(ROOT / "requirements" / "runtime.txt")
-    assert {name: ci[name] for name in runtime} == runtime
+    assert {name: acme[name] for name in runtime} == runtime
+    assert {name: ci[name] for name in acme} == acme
 
 
 def test_every_dependency_is_counted_and_has_its_reason() -> None:
     text = (ROOT / "docs" / "architecture.md").read_text()
     section = text.partition("## Dependencies\n")[2].partition("\n## ")[0].replace("_", "-")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    direct = {canonicalize_name(requirement.name) for requirement in demanded(project)}
-    behind = set(pinned(ROOT / "requirements" / "runtime.txt")) - direct
-    assert {name for name in direct if f"\n| {name} |" not in section} == set()
-    assert {name for name in behind if not re.search(rf"\b{name}\b", section)} == set()
-    assert f"{len(direct)} direct, {len(behind)} behind them" in section
+    direct = {canonicalize_name(requirement.name) for requirement in demanded(project, extras=False)}
+    runtime = set(pinned(ROOT / "requirements" / "runtime.txt"))
+    acme = set(pinned(ROOT / "requirements" / "acme.txt")) - runtime
+    assert {name for name in direct | {"acme"} if f"\n| {name} |" not in section} == set()
+    assert {name for name in runtime | acme if not re.search(rf"\b{name}\b", section.lower())} == set()
+    assert f"{len(direct)} direct, {len(runtime - direct)} behind them, {len(acme)} more" in section
 
 
 @pytest.mark.parametrize("path", PINS, ids=lambda path: path.name)
