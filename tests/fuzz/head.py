@@ -72,7 +72,8 @@ def _is_forgiven_by_h11(data: bytes, theirs: Head) -> bool:
         # Folding, and white space around the name of a field.
         or any(line[:1] in (b" ", b"\t") for line in fields[1:])
         or re.search(rb"(?m)^[^:\r\n]*[ \t]+:", data.partition(b"\n")[2]) is not None
-        or re.match(rb".* HTTP/1\.[01]\r\n", data) is None
+        # Targets that are no path, and other versions.
+        or re.match(rb"[^ ]+ /[^ ]* HTTP/1\.[01]\r\n", data) is None
         or len(lengths) > 1
         or any(b"," in length or len(length) > 18 for length in lengths)
         or (theirs.values(b"transfer-encoding") != [] and (lengths != [] or theirs.minor_version == 0))
