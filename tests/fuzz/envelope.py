@@ -185,7 +185,8 @@ def _judged(fields: list[_Field]) -> Envelope | None:
             return None
         if field.name in _FIELDS:
             last[field.name] = field
-    code = int(last["close_code"].value) if "close_code" in last else 0
+    # No integer of more digits may travel, and Python reads none of more than 4,300.
+    code = int(last["close_code"].value[:20]) if "close_code" in last else 0
     if "close_code" in last and not may_travel(code):
         return None
     frame = last["frame"].verbatim.encode() if "frame" in last else b""
@@ -201,7 +202,7 @@ def _judged(fields: list[_Field]) -> Envelope | None:
 
 
 def _is_integer(value: object) -> bool:
-    return isinstance(value, _Number) and re.fullmatch("-?[0-9]+", value) is not None
+    return isinstance(value, _Number) and re.fullmatch("-?[0-9]{1,4300}", value) is not None
 
 
 def _lone_surrogates_beyond_substitution(data: bytes) -> bool:
