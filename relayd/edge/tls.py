@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 from relayd.edge.stream import PlainStream, Stream
-from relayd.wire.client_hello import BadClientHello, ClientHello, parse_client_hello
+from relayd.wire.client_hello import BadClientHello, ClientHello, ClientHelloReader
 
 __all__ = ["TlsFailed", "TlsStream", "accept_tls"]
 
@@ -218,15 +218,14 @@ async def accept_tls(
 
 async def _look_at_hello(below: PlainStream, incoming: ssl.MemoryBIO) -> ClientHello | None:
     """What the client asks for, with all that was read in ``incoming``."""
-    received = b""
+    reader = ClientHelloReader()
     while True:
         data = await below.receive_some(_RECORD)
         if not data:
             raise TlsFailed("HUNG_UP")
         incoming.write(data)
-        received += data
         try:
-            hello = parse_client_hello(received)
+            hello = reader.feed(data)
         except BadClientHello:
             return None
         if hello is not None:

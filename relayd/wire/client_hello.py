@@ -8,7 +8,7 @@ from typing import Final
 
 from attrs import frozen
 
-__all__ = ["BadClientHello", "ClientHello", "parse_client_hello"]
+__all__ = ["BadClientHello", "ClientHello", "ClientHelloReader"]
 
 MOST_BYTES: Final = 16 * 1024
 """Of the message. Real ones have less than 2 KiB, those with post-quantum keys included."""
@@ -36,25 +36,47 @@ class ClientHello:
     """What the client can speak, the best first (ALPN, RFC 7301)."""
 
 
-def parse_client_hello(received: bytes) -> ClientHello | None:
-    """The ClientHello that ``received`` begins with; None while it is not whole. Raises `BadClientHello`."""
-    message = b""
-    rest = received
-    while len(message) < 4 or len(message) < 4 + int.from_bytes(message[1:4]):
-        if rest[:1] not in (b"", bytes([_HANDSHAKE])):
-            raise BadClientHello
-        if len(rest) < _RECORD_HEADER:
-            return None
-        length = int.from_bytes(rest[3:5])
-        if not 0 < length <= _LARGEST_RECORD:
-            raise BadClientHello
-        message += rest[_RECORD_HEADER : _RECORD_HEADER + length]
-        if message[:1] not in (b"", bytes([_CLIENT_HELLO])) or int.from_bytes(message[1:4]) > MOST_BYTES:
-            raise BadClientHello
-        if len(rest) < _RECORD_HEADER + length:
-            return None
-        rest = rest[_RECORD_HEADER + length :]
-    return _parse_body(_Bytes(message[4 : 4 + int.from_bytes(message[1:4])]))
+class ClientHelloReader:
+    """Finds the ClientHello that a connection begins with, however that is cut into records and reads.
+
+    Each byte is looked at once: a client may send it one byte to a record, and one record to a read.
+    """
+
+    def __init__(self) -> None:
+        self._rest = bytearray()  # of a record that is not whole
+        self._message = bytearray()
+
+    def feed(self, data: bytes) -> ClientHello | None:
+        """Take what was read next; None while the ClientHello is not whole. Raises `BadClientHello`."""
+        rest, message = self._rest, self._message
+        rest += data
+        start = 0
+        while start < len(rest):
+            if rest[start] != _HANDSHAKE:
+                raise BadClientHello
+            begin = start + _RECORD_HEADER
+            if len(rest) < begin:
+                break
+            length = int.from_bytes(rest[start + 3 : begin])
+            if not 0 < length <= _LARGEST_RECORD:
+                raise BadClientHello
+            end = begin + length
+            if len(message) < 4:
+                _check_beginning((message + rest[begin : min(end, begin + 4)])[:4])
+            if len(rest) < end:
+                break
+            message += rest[begin:end]
+            start = end
+            if len(message) >= 4 and len(message) >= 4 + int.from_bytes(message[1:4]):
+                return _parse_body(_Bytes(bytes(message[4 : 4 + int.from_bytes(message[1:4])])))
+        del rest[:start]
+        return None
+
+
+def _check_beginning(message: bytes | bytearray) -> None:
+    """Judge the type and the length of a message, or what is there of them."""
+    if message[:1] not in (b"", bytes([_CLIENT_HELLO])) or int.from_bytes(message[1:4]) > MOST_BYTES:
+        raise BadClientHello
 
 
 class _Bytes:

@@ -103,6 +103,8 @@ def _checked(document: Document, frame: bytes) -> Envelope:
     if conn_id is msgspec.UNSET:
         if document.push_wake is msgspec.UNSET or not bytes(document.push_wake).startswith(b"{"):
             raise Malformed
+        if close_code is not msgspec.UNSET and not may_travel(close_code):
+            raise Malformed
         return "", b"", 0
     if close_code is msgspec.UNSET:
         if not frame or not conn_id:

@@ -24,6 +24,9 @@ _FIELD_LINES: Final = re.compile(rb"(?:%b+:[^\0\r\n]*\r\n)*" % _TOKEN)
 
 _UNFINISHED_REQUEST_LINE: Final = re.compile(rb"%b*(?:(?<=.) (?:/[!-~]*(?: [!-~]*\r?)?)?)?" % _TOKEN)
 
+_LENGTH: Final = re.compile(rb"[0-9]{1,18}")
+"""Never so many digits that 63 bits overflow, in whoever reads it (RFC 9110, section 8.6)."""
+
 _BARE_LINE_FEED: Final = re.compile(rb"(?<!\r)\n")
 
 
@@ -51,8 +54,8 @@ class Head:
 def parse_head(data: bytes) -> Head:
     """Read a whole head, its empty line included. Raises `BadHead`.
 
-    Also for what RFC 9112 has a server refuse: a missing or second Host (section 3.2), and lengths of
-    a body that contradict each other (section 6.3).
+    Also for what RFC 9112 has a server refuse: a missing or second Host (section 3.2), lengths of a body
+    that contradict each other, and a body whose end cannot be told (sections 6.1 and 6.3).
     """
     line = _REQUEST_LINE.match(data)
     if line is None or not data.endswith(b"\r\n\r\n"):
@@ -67,8 +70,10 @@ def parse_head(data: bytes) -> Head:
     hosts = len(head.values(b"host"))
     if hosts > 1 or (hosts < 1 and head.minor_version == 1):
         raise BadHead
-    lengths = head.values(b"content-length")
-    if len(lengths) > 1 or (lengths and (not lengths[0].isdigit() or head.values(b"transfer-encoding"))):
+    lengths, codings = head.values(b"content-length"), head.values(b"transfer-encoding")
+    if len(lengths) > 1 or (lengths and (_LENGTH.fullmatch(lengths[0]) is None or codings)):
+        raise BadHead
+    if codings and (len(codings) > 1 or codings[0].lower() != b"chunked" or head.minor_version < 1):
         raise BadHead
     return head
 

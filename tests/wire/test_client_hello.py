@@ -2,12 +2,20 @@
 
 import contextlib
 import ssl
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.wire.client_hello import BadClientHello, ClientHello, parse_client_hello
+from relayd.wire.client_hello import BadClientHello, ClientHello, ClientHelloReader
+
+
+def parse_client_hello(data: bytes) -> ClientHello | None:
+    return ClientHelloReader().feed(data)
 
 
 def hello(server_name: str | None, protocols: list[str]) -> bytes:
@@ -78,3 +86,43 @@ def test_no_bytes_whatever_raise_anything_else(data: bytes, place: int, splice: 
         data = REAL[:place] + data + REAL[place + len(data) :]
     with contextlib.suppress(BadClientHello):
         parse_client_hello(data)
+
+
+@pytest.mark.parametrize("size", [1, 7, 300])
+@pytest.mark.parametrize("cut", [1, 6, 11, 1_000])
+def test_reads_may_be_cut_anywhere(size: int, cut: int) -> None:
+    data = in_records(REAL, size)
+    reader = ClientHelloReader()
+    pieces = [data[start : start + cut] for start in range(0, len(data), cut)]
+    found = [reader.feed(piece) for piece in pieces]
+    assert found == [None] * (len(pieces) - 1) + [
+        ClientHello("relay.example.org", (b"http/1.1", b"acme-tls/1"))
+    ]
+
+
+def lines_run(data: bytes) -> int:
+    """How many lines of relayd's it takes to read ``data`` in pieces of one record of one byte."""
+    lines = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Callable[..., Any] | None:
+        nonlocal lines
+        if frame.f_globals.get("__name__") != ClientHelloReader.__module__:
+            return None
+        lines += event == "line"
+        return trace
+
+    reader, before = ClientHelloReader(), sys.gettrace()
+    sys.settrace(trace)
+    try:
+        for start in range(0, len(data), 6):
+            assert reader.feed(data[start : start + 6]) is None
+    finally:
+        sys.settrace(before)
+    return lines
+
+
+def test_a_client_that_sends_a_byte_to_a_record_costs_the_same_for_each() -> None:
+    message = b"\x01\0\x40\0" + bytes(0x4000)
+    data = in_records(b"\x16\x03\x01\0\0" + message, 1)
+    few, many = lines_run(data[: 6 * 100]), lines_run(data[: 6 * 1_000])
+    assert few < many <= 10 * few

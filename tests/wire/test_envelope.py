@@ -112,6 +112,7 @@ def test_an_envelope_is_read(message: bytes, envelope: Envelope) -> None:
         b'{"conn_id":null,"frame":1}',
         b'{"push_wake":1}',
         b'{"push_wake":null}',
+        b'{"push_wake":{},"close_code":1005}',
         b'{"conn_id":"c","frame":NaN}',
         b'{"conn_id":"c","frame":1}x',
         b'{"conn_id":"c","frame":1}{}',

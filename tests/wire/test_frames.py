@@ -7,11 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from websockets.exceptions import PayloadTooBig
-from websockets.frames import Opcode
 from websockets.protocol import State
 from websockets.server import ServerProtocol
-from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.events import BytesMessage, CloseConnection, TextMessage
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import CloseConnection, TextMessage
 from wsproto.frame_protocol import CloseReason
 
 from relayd.wire import frames
@@ -23,6 +22,7 @@ from relayd.wire.frames import (
     encode_close,
     encode_text,
 )
+from tests.wire.oracles import Reading, websockets_reading, wsproto_reading
 
 CAP = 70_000
 KEY = bytes.fromhex("37fa213d")
@@ -97,52 +97,12 @@ def test_any_chunking_of_a_valid_stream_gives_the_same_messages(
     assert not chunked.mid_message
 
 
-Reading = tuple[list[bytes], str | int | None]
-"""The messages in a stream, and what ended it: "refused", the code of a Close frame, or nothing."""
-
-
 def our_reading(wire: bytes) -> Reading:
     decoder = FrameDecoder(CAP)
     messages = decode_all(decoder, [wire])
     if decoder.failure is not None:
         return messages, "refused"
     return messages, None if decoder.close_frame is None else decoder.close_code or 1005
-
-
-def wsproto_reading(wire: bytes) -> Reading:
-    connection = Connection(ConnectionType.SERVER)
-    connection.receive_data(wire)
-    messages: list[bytes] = []
-    pending = b""
-    for event in connection.events():
-        if isinstance(event, CloseConnection):
-            by_peer = connection.state is ConnectionState.REMOTE_CLOSING
-            return messages, int(event.code) if by_peer else "refused"
-        if isinstance(event, TextMessage | BytesMessage):
-            pending += event.data.encode() if isinstance(event.data, str) else bytes(event.data)
-            if event.message_finished:
-                messages.append(pending)
-                pending = b""
-    return messages, None
-
-
-def websockets_reading(wire: bytes) -> Reading:
-    # Without its cap, which has a test of its own: it also counts control frames within a message.
-    protocol = ServerProtocol(state=State.OPEN, max_size=None)
-    protocol.receive_data(wire)
-    messages, pending = [], b""
-    for event in protocol.events_received():
-        opcode = getattr(event, "opcode", None)
-        if opcode in (Opcode.TEXT, Opcode.BINARY, Opcode.CONT):
-            pending += bytes(event.data)  # type: ignore[union-attr]
-            if event.fin:  # type: ignore[union-attr]
-                messages.append(pending)
-                pending = b""
-    # Looked at first: `websockets` finds a Close frame within a fragmented message a broken rule,
-    # which RFC 6455 nowhere says.
-    if protocol.close_rcvd is not None:
-        return messages, protocol.close_rcvd.code
-    return messages, None if protocol.parser_exc is None else "refused"
 
 
 # Whole characters to a frame, because wsproto also checks the UTF-8 of text, which relayd's decoder
