@@ -15,7 +15,6 @@ import trio
 from relayd import __version__
 from relayd.commands import COMMANDS, Unanswered
 from relayd.configuration import BadSetting, load
-from relayd.daemon import run
 from relayd.edge.certificates import BadCertificate
 from relayd.edge.listener import CannotListen
 from relayd.edge.passed import PassedSockets, take_passed_sockets
@@ -23,6 +22,7 @@ from relayd.flags import Parser, add_settings, given
 from relayd.ops.log import Log
 from relayd.ops.production import NotForProduction, refuse_process
 from relayd.ops.systemd import ServiceManager
+from relayd.service import run
 from relayd.settings import Settings
 
 __all__ = ["main"]

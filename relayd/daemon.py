@@ -1,16 +1,15 @@
-"""The composition root: listeners, the root nursery, signals, drain."""
+"""The composition root: listeners, the root nursery, drain."""
 
 import os
-import signal
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 import trio
 
 from relayd import __version__
-from relayd.configuration import BadSetting, reloaded
+from relayd.configuration import BadSetting
 from relayd.edge.admin import Admin, open_admin_socket
 from relayd.edge.admission import Admission, Refusal
 from relayd.edge.arrivals import Arrivals, Newcomer
@@ -36,27 +35,22 @@ from relayd.ops.events import (
     InternalError,
     LimitReached,
     Listening,
-    Reloaded,
-    ReloadRefused,
     Stopped,
 )
-from relayd.ops.log import Log
-from relayd.ops.process import prepare_process
 from relayd.ops.production import refuse_listener
-from relayd.ops.systemd import ServiceManager, status_of
 from relayd.routing.binary import serve_binary
 from relayd.routing.budget import Budget
 from relayd.routing.heartbeat import Heartbeats
 from relayd.routing.phone import serve_phone
 from relayd.routing.registry import Refused, Registry
-from relayd.settings import Settings, flag_of
+from relayd.settings import Settings
 from relayd.wire.close import SHUTTING_DOWN
 from relayd.wire.upgrade import BinaryHello, PhoneHello
 
 if TYPE_CHECKING:
     from relayd.domains import Domains
 
-__all__ = ["Relay", "run"]
+__all__ = ["Relay"]
 
 _ARRIVAL: Final = 1.0
 """Seconds that a drain waits for the requests of those who were let in just before it began."""
@@ -65,7 +59,7 @@ _ARRIVAL: Final = 1.0
 class Relay:
     """The whole relay but its signals: `serve` runs it, `drain` ends it.
 
-    Tests run it in a nursery of theirs; `run` runs it as a process.
+    Tests run it in a nursery of theirs; `relayd.service` runs it as a process.
     """
 
     def __init__(self, settings: Settings, emit: Emit, passed: PassedSockets | None = None) -> None:
@@ -351,75 +345,6 @@ class Relay:
             connection.end(refusal.close)
 
 
-async def run(
-    settings: Settings,
-    log: Log,
-    reread: Callable[[], Settings],
-    passed: PassedSockets,
-    manager: ServiceManager,
-) -> int:
-    """Be the daemon until SIGTERM or SIGINT, and drain; return the exit status.
-
-    ``manager`` is told what becomes of it. SIGHUP has the settings ``reread``, which may raise
-    `relayd.configuration.BadSetting`. The status is 0 after a drain, 128 and the signal's number if a
-    second signal cut it short. Raises a group of `relayd.edge.listener.CannotListen` if a listener
-    cannot be opened, or fails.
-    """
-    status = 0
-    refusal = ""
-    prepare_process()
-
-    def emit(event: Event) -> None:
-        log.emit(event)
-        if isinstance(event, Draining):
-            manager.stopping(counts(), relay.settings.drain_timeout)
-
-    def counts() -> str:
-        binaries, phones = relay.registry.connected_binaries, relay.registry.connected_phones
-        return status_of(binaries, phones, draining=relay.draining, refusal=refusal)
-
-    relay = Relay(settings, emit, passed)
-
-    async def serve(*, task_status: trio.TaskStatus[Sequence[str]]) -> None:
-        await relay.serve(task_status=task_status)
-        nursery.cancel_scope.cancel()
-
-    async def obey(signals: AsyncIterator[int]) -> None:
-        nonlocal status, refusal
-        ending = False
-        async with trio.open_nursery() as draining:
-            async for number in signals:
-                if number == signal.SIGHUP:
-                    with manager.reloading(counts):
-                        refusal = _reload(relay, log, reread)
-                elif ending:
-                    status = 128 + number
-                    nursery.cancel_scope.cancel()
-                else:
-                    ending = True
-                    draining.start_soon(relay.drain, signal.Signals(number).name)
-
-    with ExitStack() as stack:
-        # As in `Relay.serve`, before any descriptor of ours can be taken for one that was passed on.
-        for_metrics = [
-            stack.enter_context(closing(listener))
-            for listener in passed.listeners(settings.metrics_listen, (*settings.listen, *settings.http_listen))
-        ]
-        signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(obey, signals)
-            nursery.start_soon(log.run)
-            await nursery.start(serve)
-            if settings.metrics_listen:
-                # Memory and time to start that only those pay who ask for it.
-                from relayd.ops.metrics_server import serve_metrics
-
-                await nursery.start(serve_metrics, relay, relay.emit, for_metrics)
-            manager.ready(counts())
-            nursery.start_soon(manager.run, counts)
-    return status
-
-
 def _domains(settings: Settings, certificates: Certificates, emit: Emit) -> "Domains":
     """Raises `BadSetting`."""
     try:
@@ -430,22 +355,3 @@ def _domains(settings: Settings, certificates: Certificates, emit: Emit) -> "Dom
             f"domain: takes the module {missing.name}, which is not installed: pip install 'relayd[acme]'"
         ) from None
     return Domains(settings, certificates, os.environ, emit)
-
-
-def _reload(relay: Relay, log: Log, reread: Callable[[], Settings]) -> str:
-    """Why nothing has changed, in one line; empty if the settings were taken over."""
-    try:
-        settings, changed, needs_restart = reloaded(relay.settings, reread())
-    except BadSetting as refusal:
-        log.emit(ReloadRefused(str(refusal)))
-        return str(refusal)
-    # A level that hides it is no reason to say nothing, neither the old one nor the new.
-    log.level = "info"
-    relay.emit(Reloaded(_names(changed), _names(needs_restart)))
-    log.level = settings.log_level
-    relay.apply(settings)
-    return ""
-
-
-def _names(settings: Sequence[str]) -> str:
-    return ", ".join(map(flag_of, settings)) or "none"

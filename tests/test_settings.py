@@ -8,7 +8,8 @@ import pytest
 from attrs import fields
 
 from relayd.configuration import BadSetting, Loaded, load, reloaded
-from relayd.settings import Address, Rate, Settings
+from relayd.settings import Settings
+from relayd.values import Address, Rate
 
 GOOD = [
     ("listen", "unix:/run/r.sock", (Address(path="/run/r.sock"),)),

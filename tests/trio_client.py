@@ -22,7 +22,8 @@ from wsproto.events import (
 
 from relayd.daemon import Relay
 from relayd.ops.events import Event as RelayEvent
-from relayd.settings import Address, Settings
+from relayd.settings import Settings
+from relayd.values import Address
 
 BINARY_HEADERS: Mapping[str, str] = {"x-pyrycode-version": "1.2.3", "user-agent": "test-binary"}
 PHONE_HEADERS: Mapping[str, str] = {"x-pyrycode-token": "secret", "user-agent": "test-phone"}

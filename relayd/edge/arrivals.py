@@ -22,7 +22,8 @@ from relayd.edge.stream import PlainStream, Stream
 from relayd.edge.tally import Tally
 from relayd.edge.tls import TlsFailed, TlsStream, accept_tls
 from relayd.ops.events import Bound, Emit, LimitReached, ProxyRefused, RequestRefused, TlsRefused
-from relayd.settings import Address, Settings
+from relayd.settings import Settings
+from relayd.values import Address
 from relayd.wire.proxy import BadProxyHeader
 
 __all__ = ["Arrivals", "Arrived", "Newcomer"]

@@ -13,7 +13,7 @@ import trio
 from relayd.edge.admission import key_of
 from relayd.edge.client import Client
 from relayd.edge.stream import PlainStream
-from relayd.settings import TrustedProxy
+from relayd.values import TrustedProxy
 from relayd.wire.address import IPAddress, Source
 from relayd.wire.forwarded import Contradiction, forwarded_source
 from relayd.wire.head import Head

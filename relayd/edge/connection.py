@@ -30,7 +30,8 @@ from relayd.routing.budget import Account, Budget
 from relayd.routing.connection import Ending
 from relayd.routing.heartbeat import let_readers_read
 from relayd.routing.outbox import FRAME_OVERHEAD, Outbox
-from relayd.settings import Rate, Settings
+from relayd.settings import Settings
+from relayd.values import Rate
 from relayd.wire.close import BACKLOG_FULL, BUFFERS_FULL, MESSAGE_TOO_SLOW, NORMAL, Close
 from relayd.wire.frames import PING, FrameDecoder, encode_close
 from relayd.wire.upgrade import BinaryHello

@@ -13,7 +13,7 @@ from attrs import evolve
 
 from relayd.edge.descriptors import Reserve
 from relayd.ops.events import AcceptPaused, Emit
-from relayd.settings import Address
+from relayd.values import Address
 
 __all__ = [
     "CannotListen",

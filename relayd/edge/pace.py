@@ -11,7 +11,7 @@ from typing import Final, Literal, get_args
 
 import trio
 
-from relayd.settings import Rate
+from relayd.values import Rate
 
 __all__ = ["CONTROL_BURST", "CONTROL_RATE", "EXCESSES", "Excess", "Pace", "Pauses"]
 

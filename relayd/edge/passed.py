@@ -13,7 +13,7 @@ from typing import Final
 from attrs import evolve, field, frozen
 
 from relayd.edge.listener import CannotListen, Listener
-from relayd.settings import Address
+from relayd.values import Address
 
 __all__ = ["PassedSockets", "take_passed_sockets"]
 

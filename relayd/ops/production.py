@@ -11,7 +11,8 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
-from relayd.settings import Address, Settings
+from relayd.settings import Settings
+from relayd.values import Address
 
 __all__ = ["NotForProduction", "process_objections", "refuse_listener", "refuse_process"]
 

@@ -19,7 +19,7 @@ from relayd.ops.events import (
     Event,
     InternalError,
 )
-from relayd.settings import Address
+from relayd.values import Address
 from tests.acme.fakes import DAY, ON_A_SMALL_DISK, made_certificate
 from tests.acme.issuing import DOMAIN, Start, flags, served, store, stored
 from tests.acme.pebble import Pebble, running_pebble

@@ -11,7 +11,7 @@ from relayd.doctor.findings import Finding, Status
 from relayd.doctor.http import check_upgrade
 from relayd.doctor.peers import pair
 from relayd.doctor.target import Plan
-from relayd.settings import Address
+from relayd.values import Address
 from tests.doctor.proxies import answering
 from tests.doctor.test_faults import failure, plan
 from tests.network import HERE, network_of_its_own

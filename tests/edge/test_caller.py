@@ -13,7 +13,7 @@ from relayd.configuration import load
 from relayd.edge.caller import Caller, read_proxy_header
 from relayd.edge.client import Client
 from relayd.edge.stream import PlainStream
-from relayd.settings import TrustedProxy
+from relayd.values import TrustedProxy
 from relayd.wire.head import Head
 from relayd.wire.proxy import BadProxyHeader, ProxyHeader, decode_proxy_header
 from tests.proxy_headers import LOCAL, SIGNATURE, tlv, v1, v2

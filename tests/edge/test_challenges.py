@@ -10,7 +10,7 @@ from trio.testing import MockClock
 from relayd.edge.challenges import serve_challenges
 from relayd.edge.listener import open_listener
 from relayd.ops.events import Event
-from relayd.settings import Address
+from relayd.values import Address
 
 TOKEN = "LoqXcYV8q5ONbJQxbmR7SCTNo3tiAXDfowyjxAjEuX0"
 AUTHORIZATION = f"{TOKEN}.9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI"

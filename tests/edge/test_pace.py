@@ -19,7 +19,7 @@ from relayd.ops.events import (
     PhoneUnregistered,
     RateLimited,
 )
-from relayd.settings import Rate
+from relayd.values import Rate
 from tests.attacks import peers
 from tests.attacks.bounds import Honest
 from tests.attacks.peers import PING, frame

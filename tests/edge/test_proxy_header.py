@@ -13,7 +13,7 @@ from wsproto.events import AcceptConnection, RejectConnection, Request
 
 from relayd.edge.tally import Tally
 from relayd.ops.events import BinaryClaimed, ProxyRefused, RequestRefused
-from relayd.settings import Address
+from relayd.values import Address
 from tests.proxy_headers import LOCAL, SIGNATURE, v1, v2
 from tests.trio_client import BINARY_HEADERS, Client, RelayUnderTest, relay_under_test
 

@@ -21,7 +21,7 @@ from trio.testing import MockClock
 
 from relayd.edge.listener import Listener, accept_connections
 from relayd.ops.events import AcceptPaused, Event
-from relayd.settings import Address
+from relayd.values import Address
 from tests.admin.test_commands import relayd
 from tests.contract.peers import Peers, peers_at, received
 from tests.limits.clients import LOOPBACK, Answer, answer_on, asked, dialled, get, held, upgrade

@@ -9,7 +9,7 @@ import trio
 from trio.testing import MockClock
 
 from relayd.ops.events import LimitReached
-from relayd.settings import Address
+from relayd.values import Address
 from tests.limits.clients import LOOPBACK, asked, get, upgrade
 from tests.network import HERE
 from tests.relay_process import RelayProcess

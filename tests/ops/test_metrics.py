@@ -22,7 +22,7 @@ from relayd.ops import metrics
 from relayd.ops.events import AcceptPaused, InternalError, RequestRefused
 from relayd.ops.metrics import FAMILIES, Metrics
 from relayd.ops.metrics_server import serve_metrics
-from relayd.settings import Address
+from relayd.values import Address
 from tests.routing.fakes import FakeConnection
 from tests.trio_client import Client, RelayUnderTest, relay_under_test
 

@@ -8,7 +8,8 @@ import pytest
 from relayd.cli import main
 from relayd.configuration import BadSetting, load
 from relayd.ops.production import NotForProduction, process_objections, refuse_listener
-from relayd.settings import Address, Settings, setting_of
+from relayd.settings import Settings, setting_of
+from relayd.values import Address
 from tests.relay_process import WAIT, RelayProcess
 
 HARMLESS = "Name:\trelayd\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n"

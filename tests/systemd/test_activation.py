@@ -21,7 +21,8 @@ from relayd.daemon import Relay
 from relayd.edge.listener import CannotListen
 from relayd.edge.passed import PassedSockets, take_passed_sockets
 from relayd.ops.events import Event, Stopped
-from relayd.settings import Address, Settings
+from relayd.settings import Settings
+from relayd.values import Address
 from tests.relay_process import WAIT, RelayProcess, free_port, until
 from tests.trio_client import BINARY_HEADERS, Client
 
