@@ -376,6 +376,7 @@ class Settings:
         help="most that may wait in all buffers together; beyond it the connections that hold most are closed; "
         "auto is a quarter of the memory that the machine or the cgroup has",
         live=True,
+        weakest=64 * 1024**3,
     )
     phone_rate: Rate = _rate("phone")
     binary_rate: Rate = _rate("binary")

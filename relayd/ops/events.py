@@ -474,7 +474,7 @@ class BuffersFull(Event):
     level: ClassVar[Level] = "warning"
     limit: ClassVar[Limit | None] = FAULTS
     message_id: ClassVar[str] = "ac16b3303d8442dfa143813d189f996b"
-    message: ClassVar[str] = "{kind} from {remote} closed for its {held} bytes, as all buffers hold {bytes}"
+    message: ClassVar[str] = "closed {kind} from {remote} for its {held} bytes, as all buffers hold {bytes}"
     kind: str
     """binary or phone."""
     remote: str
@@ -491,7 +491,7 @@ class RateLimited(Event):
     level: ClassVar[Level] = "warning"
     limit: ClassVar[Limit | None] = FAULTS
     message_id: ClassVar[str] = "79a3e13b86374bd09f46a59b46b8b3e5"
-    message: ClassVar[str] = "{kind} from {remote} held back: too many {bound} in a second"
+    message: ClassVar[str] = "held back {kind} from {remote}: too many {bound} in a second"
     kind: str
     """binary or phone."""
     remote: str
