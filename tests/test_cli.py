@@ -18,12 +18,14 @@ from websockets.sync.client import connect, unix_connect
 from relayd import __version__
 from relayd.ops.capacity import System, buffer_limit, limits_of
 from relayd.settings import Settings
+from tests.command_line import relayd
 from tests.relay_process import WAIT, RelayProcess, until
 
 Start = Callable[..., RelayProcess]
 
 
-def relayd(*arguments: str) -> subprocess.CompletedProcess[str]:
+def relay_that_ends(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A relay, as a process, that does not get as far as serving."""
     return subprocess.run(
         [sys.executable, "-m", "relayd", *arguments], capture_output=True, text=True, timeout=WAIT, check=False
     )
@@ -115,7 +117,7 @@ def test_port_0_of_every_address_is_reached_by_ipv4_and_ipv6(start_relay: Start)
 
 
 def test_an_address_in_use_exits_1_and_says_so_in_one_line(start_relay: Start) -> None:
-    done = relayd("--listen", f"127.0.0.1:{start_relay().port}")
+    done = relay_that_ends("--listen", f"127.0.0.1:{start_relay().port}")
     assert done.returncode == 1
     assert "in use" in done.stderr
     assert done.stderr.count("\n") == 1
@@ -129,7 +131,7 @@ def test_a_stale_socket_file_is_replaced_a_live_one_is_in_use_and_it_goes_at_exi
         stale.bind(str(path))
     relay = start_relay("--listen", f"unix:{path}")
     relay.event("listening", address=f"unix:{path}")
-    done = relayd("--listen", f"unix:{path}")
+    done = relay_that_ends("--listen", f"unix:{path}")
     assert (done.returncode, "in use" in done.stderr) == (1, True)
     assert relay.stop() == 0
     assert not path.exists()
@@ -138,7 +140,7 @@ def test_a_stale_socket_file_is_replaced_a_live_one_is_in_use_and_it_goes_at_exi
 def test_a_regular_file_in_the_way_exits_1_and_is_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_text("precious")
-    done = relayd("--listen", f"unix:{path}")
+    done = relay_that_ends("--listen", f"unix:{path}")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert path.read_text() == "precious"
 

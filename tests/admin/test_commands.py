@@ -2,11 +2,8 @@
 
 import argparse
 import json
-import os
 import re
 import socket
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -18,22 +15,11 @@ from relayd.commands import COMMANDS as LISTED
 from relayd.commands import admin_client
 from relayd.commands.admin_client import Unanswered, ask
 from tests.admin.conftest import AdminRelay
+from tests.command_line import relayd
 from tests.contract.peers import closing, peers_at
 from tests.relay_process import WAIT
 
 COMMANDS = (("status",), ("top",), ("close", "c-x"), ("evict", "s"), ("drain",))
-
-
-def relayd(*arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    clean = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
-    return subprocess.run(
-        [sys.executable, "-m", "relayd", *arguments],
-        capture_output=True,
-        text=True,
-        timeout=WAIT,
-        check=False,
-        env={**clean, "RELAYD_CONFIG": "/dev/null", **variables},
-    )
 
 
 def test_status_is_a_page_for_people(start_admin: Callable[..., AdminRelay]) -> None:

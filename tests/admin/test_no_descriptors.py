@@ -11,7 +11,7 @@ import pytest
 
 from relayd.edge import descriptors
 from tests.admin.conftest import AdminRelay
-from tests.admin.test_commands import relayd
+from tests.command_line import relayd
 from tests.relay_process import WAIT, until
 
 FREE = 5

@@ -22,7 +22,7 @@ from trio.testing import MockClock
 from relayd.edge.listener import Listener, accept_connections
 from relayd.ops.events import AcceptPaused, Event
 from relayd.values import Address
-from tests.admin.test_commands import relayd
+from tests.command_line import relayd
 from tests.contract.peers import Peers, peers_at, received
 from tests.limits.clients import LOOPBACK, Answer, answer_on, asked, dialled, get, held, upgrade
 from tests.relay_process import RelayProcess, until
@@ -305,6 +305,7 @@ def test_full_by_its_own_limits_a_relay_has_descriptors_left_for_metrics_and_ope
                 connection = stack.enter_context(held(relay, LOOPBACK, upgrade("/v1/server", f"s{number}")))
                 assert answer_on(connection).status == 101
             assert asked(relay, LOOPBACK, upgrade()).status == 503
+            until(lambda: in_handshake(relay, admin) == 0, "end of the handshake that got 503")
             silent(relay, stack, [LOOPBACK] * 16)
             until(lambda: in_handshake(relay, admin) == 16, "sixteen in a handshake")
             for _ in range(100):

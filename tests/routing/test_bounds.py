@@ -1,13 +1,11 @@
 """What is held for a peer has a bound, and what a peer has received never has a gap."""
 
-from collections.abc import Callable
-
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.events import CloseConnection, TextMessage
 
-from tests.relay_process import WAIT, RelayProcess
-from tests.trio_client import RelayUnderTest, relay_under_test
+from relayd.ops.events import BinaryClaimed
+from tests.trio_client import relay_under_test
 
 LONG = '"' + "x" * 200_000 + '"'
 
@@ -59,22 +57,16 @@ async def test_nothing_follows_the_frame_that_overflowed_an_outbox(autojump_cloc
         assert await phone.next_event() == CloseConnection(code=1011, reason="phone backlog full")
 
 
-async def test_message_drawn_out_with_empty_fragments_is_closed_with_1008(
-    start_relay: Callable[..., RelayProcess],
-) -> None:
-    relay = start_relay("--message-timeout", "0.3")
-    under_test = RelayUnderTest()
-    under_test.port = relay.port
-    binary = await under_test.binary()
-    phone = await under_test.phone()
-    await phone.stream.send_all(bytes.fromhex("01810000000031"))
-    with trio.fail_after(WAIT):
+async def test_message_drawn_out_with_empty_fragments_is_closed_with_1008(autojump_clock: MockClock) -> None:
+    async with relay_under_test(message_timeout=0.3) as relay:
+        await relay.binary()
+        await relay.until(lambda: relay.seen(BinaryClaimed))
+        phone = await relay.phone()
+        await phone.stream.send_all(bytes.fromhex("01810000000031"))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(drag_on, phone.stream)
             assert await phone.next_event() == CloseConnection(code=1008, reason="message too slow")
             nursery.cancel_scope.cancel()
-    await phone.stream.aclose()
-    await binary.stream.aclose()
 
 
 async def drag_on(stream: trio.SocketStream) -> None:

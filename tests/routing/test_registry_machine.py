@@ -398,5 +398,5 @@ async def test_the_registry_does_what_the_contract_says_whatever_happens(mock_cl
         class Machine(RegistryMachine):
             world = World(nursery, mock_clock)
 
-        figures = settings(max_examples=150, stateful_step_count=50, deadline=None)
+        figures = settings(max_examples=50, stateful_step_count=50, deadline=None)
         await trio.to_thread.run_sync(partial(run_state_machine_as_test, Machine, settings=figures))

@@ -1,31 +1,23 @@
 """``relayd systemd`` run into a directory."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
-from tests.relay_process import WAIT
+from tests.command_line import relayd
 
 
-def relayd_systemd(action: str, root: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def relayd_systemd(action: str, root: Path, *flags: str, **variables: str) -> CompletedProcess[str]:
     """Run ``relayd systemd ACTION`` with ``root`` in place of the system's own."""
-    return subprocess.run(
-        [sys.executable, "-m", "relayd", "systemd", action, "--root", str(root), *flags],
-        capture_output=True,
-        text=True,
-        timeout=WAIT,
-        env={**os.environ, **variables},
-        check=False,
-    )
+    return relayd("systemd", action, "--root", str(root), *flags, **variables)
 
 
-def install(root: Path, *flags: str, **variables: str) -> subprocess.CompletedProcess[str]:
+def install(root: Path, *flags: str, **variables: str) -> CompletedProcess[str]:
     """Run ``relayd systemd install``."""
     return relayd_systemd("install", root, *flags, **variables)
 
 
-def uninstall(root: Path, *flags: str) -> subprocess.CompletedProcess[str]:
+def uninstall(root: Path, *flags: str) -> CompletedProcess[str]:
     """Run ``relayd systemd uninstall``."""
     return relayd_systemd("uninstall", root, *flags)
 
