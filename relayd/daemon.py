@@ -44,6 +44,7 @@ from relayd.routing.heartbeat import Heartbeats
 from relayd.routing.phone import serve_phone
 from relayd.routing.registry import Refused, Registry
 from relayd.settings import Settings
+from relayd.values import Address
 from relayd.wire.close import SHUTTING_DOWN
 from relayd.wire.upgrade import BinaryHello, PhoneHello
 
@@ -86,6 +87,7 @@ class Relay:
         self.connections: set[WebSocket] = set()
         #: The addresses of the open listeners.
         self.listening: Sequence[str] = ()
+        self._addresses: Sequence[Address] = ()
         self._started = trio.current_time()
         self._connection_ended = trio.lowlevel.ParkingLot()
         #: Whether the relay is about to end.
@@ -150,7 +152,8 @@ class Relay:
                         self.emit(AdminListening(admin.address.path))
                     self.emit(BuffersBounded(self.budget.limit))
                     self._announce_limits()
-                    self.listening = [str(listener.address) for listener in listeners]
+                    self._addresses = [listener.address for listener in listeners]
+                    self.listening = list(map(str, self._addresses))
                     task_status.started(self.listening)
 
     async def _open_listeners(self, stack: ExitStack) -> tuple[list[Listener], list[Listener]]:
@@ -206,6 +209,11 @@ class Relay:
     def refusing(self) -> bool:
         """Whether upgrades are refused."""
         return self.draining and not self._passed_scopes
+
+    def consider(self, settings: Settings) -> None:
+        """Raises `relayd.ops.production.NotForProduction` if our listeners would not do with ``settings``."""
+        for address in self._addresses:
+            refuse_listener(address, settings)
 
     def apply(self, settings: Settings) -> None:
         """Go on with ``settings``, of which only those may differ that can change while running.

@@ -12,6 +12,7 @@ from relayd.edge.passed import PassedSockets
 from relayd.ops.events import Draining, Event, Reloaded, ReloadRefused
 from relayd.ops.log import Log
 from relayd.ops.process import prepare_process
+from relayd.ops.production import NotForProduction
 from relayd.ops.systemd import ServiceManager, status_of
 from relayd.settings import Settings, flag_of
 
@@ -91,7 +92,8 @@ def _reload(relay: Relay, log: Log, reread: Callable[[], Settings]) -> str:
     """Why nothing has changed, in one line; empty if the settings were taken over."""
     try:
         settings, changed, needs_restart = reloaded(relay.settings, reread())
-    except BadSetting as refusal:
+        relay.consider(settings)
+    except (BadSetting, NotForProduction) as refusal:
         log.emit(ReloadRefused(str(refusal)))
         return str(refusal)
     # A level that hides it is no reason to say nothing, neither the old one nor the new.

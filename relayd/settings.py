@@ -52,6 +52,9 @@ T = TypeVar("T")
 
 LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
 
+_WIDEST: Final = {4: 8, 6: 16}
+"""The shortest prefixes of networks that may be one's own, by version of IP: 10.0.0.0/8, and a /16 of IPv6."""
+
 DEFAULT_ADMIN_SOCKET: Final = "/run/relayd/admin.sock"
 """What ``auto`` stands for."""
 
@@ -68,7 +71,9 @@ class Setting:
     live: bool = False
     """Whether SIGHUP can change it while relayd runs."""
     weakest: float | None = None
-    """Of a limit: the highest value with which ``--production`` takes it for one. No limit at all is 0."""
+    """Of a limit: the highest value with which ``--production`` takes it for one."""
+    zero_is_none: bool = False
+    """Whether 0 stands for no limit at all."""
 
 
 def setting_of(attribute: "Attribute[Any]") -> Setting:
@@ -101,8 +106,9 @@ def _setting(
     help: str,  # noqa: A002
     live: bool = False,
     weakest: float | None = None,
+    zero_is_none: bool = False,
 ) -> T:
-    setting = Setting(parse, accepted, metavar, help, live, weakest)
+    setting = Setting(parse, accepted, metavar, help, live, weakest, zero_is_none)
     value: T = field(default=default, metadata={"setting": setting})
     return value
 
@@ -155,6 +161,7 @@ def _count(
         help=help,
         live=True,
         weakest=weakest,
+        zero_is_none=not lowest,
     )
 
 
@@ -287,7 +294,7 @@ class Settings:
         live=True,
     )
     grace: float = _duration(
-        30.0, "how long the phones of a binary that went away wait for it to come back", lowest=0.0
+        30.0, "how long the phones of a binary that went away wait for it to come back", lowest=0.0, weakest=300
     )
     heartbeat_interval: float = _duration(30.0, "time between two pings to a peer", weakest=300)
     heartbeat_timeout: float = _duration(
@@ -338,7 +345,7 @@ class Settings:
     upgrade_rate: int = _count(
         10,
         "upgrades that one address (IPv6: one /64) may ask for in a minute, after a burst; one more gets 429; "
-        "0 is no limit",
+        "0 is no limit, and there is none for loopback addresses and unix sockets, where proxies are",
         0,
         60_000,
         "COUNT",
@@ -366,7 +373,7 @@ class Settings:
         accepted="true or false",
         metavar="BOOL",
         help="refuse to start as what the internet should not meet: as root, with capabilities, without TLS "
-        "where no proxy does it, with a limit so high that it is none",
+        "where no proxy does it, with a limit so high that it is none (docs/security.md has them all)",
     )
     max_buffered_bytes: int | Auto = _setting(
         "auto",
@@ -450,16 +457,19 @@ class Settings:
     def _too_weak(self) -> Iterator[str]:
         """What ``--production`` does not take for a limit."""
         for proxy in self.trusted_proxies:
-            if proxy != "unix" and not proxy.prefixlen:
+            if proxy != "unix" and proxy.prefixlen < _WIDEST[proxy.version]:
                 yield (
                     f"trusted-proxies: {proxy} lets everybody say who he is, which is too weak for production; "
                     "name the proxies alone"
                 )
         for attribute in fields(Settings):
             weakest, value = setting_of(attribute).weakest, getattr(self, attribute.name)
-            if weakest is not None and isinstance(value, int | float) and not 0 < value <= weakest:
-                name = flag_of(attribute.name)
+            if weakest is None or not isinstance(value, int | float):
+                continue
+            unlimited = not value and setting_of(attribute).zero_is_none
+            if unlimited or value > weakest:
+                name, more = flag_of(attribute.name), "more than 0 and " if unlimited else ""
                 yield (
                     f"{name}: {shown(value)} is too weak a limit for production; "
-                    f"set it to more than 0 and at most {weakest:.12g}, or do not set it"
+                    f"set it to {more}at most {weakest:.12g}, or do not set it"
                 )

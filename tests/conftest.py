@@ -1,5 +1,6 @@
 """Fixtures that every room of the tests may use."""
 
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -20,3 +21,12 @@ def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RelayProcess]:
     """One daemon with default settings for all tests of a file: use a server-id of your own in each."""
     with relay_factory(tmp_path_factory.mktemp("relay")) as start:
         yield start()
+
+
+@pytest.fixture
+def open_directory() -> Iterator[Path]:
+    """A directory that every user may look up names in; pytest's own are for one user."""
+    with tempfile.TemporaryDirectory() as name:
+        path = Path(name)
+        path.chmod(0o711)
+        yield path

@@ -10,7 +10,7 @@ from relayd.configuration import BadSetting, load
 from relayd.edge.certificates import BadCertificate, read_certificate
 from relayd.flags import add_settings, given
 from relayd.ops.capacity import System, buffer_limit, limits_of
-from relayd.ops.production import NotForProduction, refuse_listener
+from relayd.ops.production import NotForProduction, refuse_listener, refuse_metrics_listener
 from relayd.settings import Settings, flag_of, shown
 
 __all__ = ["configure", "run"]
@@ -31,6 +31,9 @@ def run(options: argparse.Namespace) -> int:
             # What systemd passes on is not known here.
             if not address.fd:
                 refuse_listener(loaded.settings.resolved(address), loaded.settings)
+        for address in loaded.settings.metrics_listen:
+            if not address.fd:
+                refuse_metrics_listener(address, loaded.settings)
     except (BadSetting, BadCertificate, NotForProduction) as refusal:
         print(f"relayd: {refusal}", file=sys.stderr)
         return 2

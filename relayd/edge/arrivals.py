@@ -77,7 +77,8 @@ class Arrivals:
         stream, key = PlainStream(sock), Caller(peer, self._front.settings.trusted_proxies).key
         bound = self._admission.arrive(key)
         if bound is not None:
-            self._turn_away(stream, address, peer, bound)
+            # TLS has no words for that, and where a PROXY header is required nobody is owed an answer yet.
+            self._turn_away(stream, peer, bound, silently=bool(address.tls or address.proxy))
             return None
         return Newcomer(address, stream, peer, key)
 
@@ -97,15 +98,15 @@ class Arrivals:
             with self._admission.known_as(caller.key) as bound:
                 if bound is None:
                     return await self._received(newcomer, caller, deadline, settings)
-                self._turn_away(newcomer.stream, newcomer.address, caller.client, bound)
+                self._turn_away(newcomer.stream, caller.client, bound, silently=bool(newcomer.address.tls))
                 return None
         finally:
             self._admission.handshake_over(newcomer.key)
 
-    def _turn_away(self, stream: PlainStream, address: Address, client: Client, bound: Bound) -> None:
-        # By then everybody who is in a handshake now has left it. TLS has no words for that.
+    def _turn_away(self, stream: PlainStream, client: Client, bound: Bound, *, silently: bool) -> None:
+        # By then everybody who is in a handshake now has left it.
         seconds = math.ceil(self._front.settings.handshake_timeout)
-        turn_away(stream.socket, b"" if address.tls else _UNREAD % seconds)
+        turn_away(stream.socket, b"" if silently else _UNREAD % seconds)
         self._emit(LimitReached(bound, str(client)))
 
     async def _received(

@@ -306,6 +306,7 @@ class WebSocket:
         self._shared.emit(BuffersFull(self.kind, self.remote, self._account.held, self._shared.budget.limit))
         self.end(BACKLOG_FULL if full else BUFFERS_FULL)
         self.outbox.discard()
+        self._leftover = b""
         if self._held and not self._decoder.ended:
             self._decoder.give_up(BUFFERS_FULL)
             self._count_held(0)

@@ -143,6 +143,8 @@ async def _read_head(stream: Stream, received: bytearray, account: Account | Non
         if len(received) == MAX_HEAD_BYTES:
             raise Answer(431)
         data = await stream.receive_some(MAX_HEAD_BYTES - len(received))
+        # If the budget has wanted all back since, the rest must not be taken for a whole head.
+        await trio.lowlevel.checkpoint_if_cancelled()
         if not data:
             return False
         received += data

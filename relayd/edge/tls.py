@@ -18,6 +18,10 @@ _RECORD: Final = 16 * 1024
 _AT_ONCE: Final = 64 * 1024
 """Bytes encrypted before the socket is tried: enough for one system call, little to hold if it takes none."""
 
+_MOST_BARREN: Final = 32 * 1024
+"""Bytes from a peer without any data in them. New keys, for one, may be asked for in 27 bytes, as often as one
+likes. But a record with data has 16 KiB at most, so nobody needs as much to send some."""
+
 _MOST_REPLIES: Final = 64 * 1024
 """Bytes that TLS itself may owe a peer that does not read: beyond it, he only wants to be answered."""
 
@@ -39,6 +43,7 @@ class TlsStream(Stream):
     """
 
     __slots__ = (
+        "_barren",
         "_below",
         "_ciphertext",
         "_incoming",
@@ -61,6 +66,8 @@ class TlsStream(Stream):
         self._ciphertext = b""
         # Bytes, one at most, that are encrypted and were not counted as sent.
         self._owed = 0
+        # Bytes that have come since the last data.
+        self._barren = 0
         # Of the ciphertext, bytes that nobody but the peer's TLS has asked for.
         self._replies = 0
         # There is more to receive than what was asked for, or the end: nothing to wait for.
@@ -81,16 +88,20 @@ class TlsStream(Stream):
         if self._shut:
             return self._below.try_receive(size)
         parts: list[bytes] = []
+        looked = False
         self._ready = True
         while size:
             try:
                 data = self._object.read(min(size, _RECORD))
             except ssl.SSLWantReadError:
-                received = None if parts else self._below.try_receive(size)
+                # Once: records without data must not keep everybody waiting while we look for one with some.
+                received = None if parts or looked else self._below.try_receive(min(size, _AT_ONCE))
+                looked = True
                 if received is None:
                     self._ready = False
                     break
                 if received:
+                    self._barren += len(received)
                     self._incoming.write(received)
                 else:
                     self._incoming.write_eof()
@@ -107,8 +118,10 @@ class TlsStream(Stream):
             self._replies += self._outgoing.pending
             with suppress(OSError):
                 self._all_out()
-            if self._replies > _MOST_REPLIES:
-                return b""
+        if parts:
+            self._barren = 0
+        if self._replies > _MOST_REPLIES or self._barren > _MOST_BARREN:
+            return b""
         return b"".join(parts) or None
 
     def try_send(self, frames: Sequence[bytes | memoryview]) -> int:
@@ -153,7 +166,7 @@ class TlsStream(Stream):
             self._say_goodbye()
             self._all_out()
             # The peer's own goodbye: with bytes left unread, the kernel would reset the connection instead.
-            self._below.try_receive(_RECORD)
+            self._below.try_receive(_AT_ONCE)
         self._below.close()
 
     def discard_unsent(self) -> None:
@@ -219,7 +232,8 @@ async def accept_tls(
 async def _look_at_hello(below: PlainStream, incoming: ssl.MemoryBIO) -> ClientHello | None:
     """What the client asks for, with all that was read in ``incoming``."""
     reader = ClientHelloReader()
-    while True:
+    # Cut into records of a byte each, it may be six times as long. Nobody does that but to fill memory.
+    while incoming.pending < _MOST_BARREN:
         data = await below.receive_some(_RECORD)
         if not data:
             raise TlsFailed("HUNG_UP")
@@ -230,6 +244,7 @@ async def _look_at_hello(below: PlainStream, incoming: ssl.MemoryBIO) -> ClientH
             return None
         if hello is not None:
             return hello
+    raise TlsFailed("EXCESSIVE_MESSAGE_SIZE")
 
 
 async def _send(below: PlainStream, outgoing: ssl.MemoryBIO) -> None:

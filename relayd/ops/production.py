@@ -14,7 +14,13 @@ from typing import Final
 from relayd.settings import Settings
 from relayd.values import Address
 
-__all__ = ["NotForProduction", "process_objections", "refuse_listener", "refuse_process"]
+__all__ = [
+    "NotForProduction",
+    "process_objections",
+    "refuse_listener",
+    "refuse_metrics_listener",
+    "refuse_process",
+]
 
 _CAP_NET_BIND_SERVICE: Final = 1 << 10
 """Its number in capability.h. It is what a port below 1024 takes, and opens nothing else."""
@@ -52,13 +58,33 @@ def process_objections(uid: int, status: str) -> Iterator[str]:
 
 def refuse_listener(address: Address, settings: Settings) -> None:
     """Raises `NotForProduction` if ``settings`` are for production and nobody should listen on ``address``."""
-    if settings.production and not (
-        address.tls or address.proxy or settings.trusted_proxies or _is_local(address)
-    ):
+    # Who comes by way of TCP is none of those who may open unix sockets.
+    proxies = [proxy for proxy in settings.trusted_proxies if proxy != "unix"]
+    if settings.production and not (address.tls or address.proxy or proxies or _is_local(address)):
         raise NotForProduction(
             f"production: {address} would take anybody's connections without TLS; set tls-cert and tls-key, or "
             "domain; or trusted-proxies, if a proxy in front does TLS; or listen on 127.0.0.1 or unix:/path"
         )
+
+
+def refuse_metrics_listener(address: Address, settings: Settings) -> None:
+    """Raises `NotForProduction` if metrics would be for everybody to read.
+
+    A private network is an operator's own.
+    """
+    if settings.production and not _is_local(address) and not _is_private(address):
+        raise NotForProduction(
+            f"production: everybody could read the metrics at {address}; set metrics-listen to a port alone, "
+            "to an address of a private network, or to unix:/path"
+        )
+
+
+def _is_private(address: Address) -> bool:
+    try:
+        host = ip_address(address.host.partition("%")[0])
+    except ValueError:
+        return False
+    return host.is_private and not host.is_unspecified
 
 
 def _is_local(address: Address) -> bool:

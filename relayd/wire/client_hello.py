@@ -84,15 +84,16 @@ class _Bytes:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
+        self._at = 0
 
     def __bool__(self) -> bool:
-        return bool(self._data)
+        return self._at < len(self._data)
 
     def take(self, count: int) -> bytes:
-        if count > len(self._data):
+        start, self._at = self._at, self._at + count
+        if self._at > len(self._data):
             raise BadClientHello
-        taken, self._data = self._data[:count], self._data[count:]
-        return taken
+        return self._data[start : self._at]
 
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size))
@@ -102,7 +103,7 @@ class _Bytes:
         return _Bytes(self.take(self.number(size)))
 
     def rest(self) -> bytes:
-        return self.take(len(self._data))
+        return self.take(len(self._data) - self._at)
 
 
 def _parse_body(body: _Bytes) -> ClientHello:

@@ -6,8 +6,7 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -30,15 +29,6 @@ sys.exit(relayd.cli.main())
 """relayd as another user. Its modules may lie where that user cannot read, so they come first."""
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become other users")
-
-
-@pytest.fixture
-def open_directory() -> Iterator[Path]:
-    """A directory that every user may look up names in; pytest's own are for one user."""
-    with tempfile.TemporaryDirectory() as name:
-        path = Path(name)
-        path.chmod(0o711)
-        yield path
 
 
 def connected(path: Path) -> socket.socket:

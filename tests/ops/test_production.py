@@ -1,13 +1,19 @@
 """``--production``: what a relay on the internet must not be, each with the reason and the fix in one line."""
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
 
 from relayd.cli import main
 from relayd.configuration import BadSetting, load
-from relayd.ops.production import NotForProduction, process_objections, refuse_listener
+from relayd.ops.production import (
+    NotForProduction,
+    process_objections,
+    refuse_listener,
+    refuse_metrics_listener,
+)
 from relayd.settings import Settings, setting_of
 from relayd.values import Address
 from tests.relay_process import WAIT, RelayProcess
@@ -59,6 +65,26 @@ def test_plain_listener_for_this_machine_is_fine(address: Address) -> None:
     refuse_listener(address, Settings(production=True))
 
 
+def test_who_may_open_unix_sockets_is_no_proxy_of_a_tcp_listener() -> None:
+    settings = load({"production": "true", "trusted_proxies": "unix"}, {}).settings
+    with pytest.raises(NotForProduction, match="without TLS"):
+        refuse_listener(Address("", 8080), settings)
+
+
+@pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "8.8.8.8", "relay.example.org"])
+def test_metrics_for_everybody_are_refused_and_those_of_a_private_network_are_not(host: str) -> None:
+    with pytest.raises(NotForProduction, match="everybody could read the metrics"):
+        refuse_metrics_listener(Address(host, 9464), Settings(production=True))
+    refuse_metrics_listener(Address(host, 9464), Settings())
+    for private in (
+        Address("10.0.0.5", 9464),
+        Address("fd00::1", 9464),
+        Address("::1", 9464),
+        Address(path="/m"),
+    ):
+        refuse_metrics_listener(private, Settings(production=True))
+
+
 LIMITS = [attribute for attribute in Settings.__attrs_attrs__ if setting_of(attribute).weakest is not None]
 
 
@@ -75,7 +101,7 @@ def test_limit_that_is_weaker_than_its_floor_is_refused_and_the_floor_itself_is_
         load({"production": "true", **weaker}, {})
 
 
-@pytest.mark.parametrize("everybody", ["0.0.0.0/0", "::/0"])
+@pytest.mark.parametrize("everybody", ["0.0.0.0/0", "::/0", "128.0.0.0/1", "2000::/3"])
 def test_to_trust_everybody_as_a_proxy_is_refused(everybody: str) -> None:
     with pytest.raises(BadSetting, match=f"^trusted-proxies: {everybody} lets everybody say who he is"):
         load({"production": "true", "trusted_proxies": f"10.0.0.0/8,{everybody}"}, {})
@@ -83,7 +109,8 @@ def test_to_trust_everybody_as_a_proxy_is_refused(everybody: str) -> None:
 
 
 def test_every_bound_on_what_strangers_may_take_has_a_floor() -> None:
-    bounds = {name for name in Settings.__annotations__ if name.startswith("max_") or name.endswith("_timeout")}
+    names = Settings.__annotations__
+    bounds = {"grace", *(name for name in names if name.startswith("max_") or name.endswith("_timeout"))}
     # How long a drain takes is the operator's own affair.
     assert bounds - {attribute.name for attribute in LIMITS} == {"drain_timeout"}
 
@@ -97,7 +124,8 @@ def test_check_says_what_a_start_would_end_with(capsys: pytest.CaptureFixture[st
 @needs_root
 def test_relay_does_not_start_as_root_nor_for_everybody_and_does_as_an_ordinary_user(tmp_path: Path) -> None:
     flags = ("--production", "--listen", "127.0.0.1:0")
-    become = "import encodings.idna, os, sys, relayd.cli, relayd.daemon\n{}sys.exit(relayd.cli.main())\n"
+    imports = "import encodings.idna, os, sys, relayd.cli, relayd.ops.metrics_server\n"
+    become = imports + "{}sys.exit(relayd.cli.main())\n"
     nobody = "os.setgroups([])\nos.setuid(65534)\n"
 
     def started(as_whom: str, *flags: str) -> RelayProcess:
@@ -111,6 +139,9 @@ def test_relay_does_not_start_as_root_nor_for_everybody_and_does_as_an_ordinary_
     assert for_all.process.wait(WAIT) == 1
     assert "would take anybody's connections without TLS" in for_all.log_text()
     assert for_all.log_text().count("\n") == 1
+    public_metrics = started(nobody, *flags, "--metrics-listen", "0.0.0.0:0")
+    assert public_metrics.process.wait(WAIT) == 1
+    assert "everybody could read the metrics" in public_metrics.log_text()
     ordinary = started(nobody, *flags)
     try:
         ordinary.event("listening")
@@ -118,3 +149,24 @@ def test_relay_does_not_start_as_root_nor_for_everybody_and_does_as_an_ordinary_
     finally:
         ordinary.process.kill()
         ordinary.process.wait()
+
+
+@needs_root
+def test_a_reload_that_leaves_a_listener_to_strangers_without_tls_is_refused(
+    tmp_path: Path, open_directory: Path
+) -> None:
+    file = open_directory / "relayd.toml"
+    file.write_text('trusted-proxies = "10.0.0.1"\n')
+    become = "import encodings.idna, os, sys, relayd.cli, relayd.daemon\n"
+    become += "os.setgroups([])\nos.setuid(65534)\nsys.exit(relayd.cli.main())\n"
+    flags = ("--production", "--listen", "0.0.0.0:0", "--config", str(file))
+    relay = RelayProcess(tmp_path / "log", *flags, program=("-c", become))
+    try:
+        relay.event("listening")
+        file.write_text("")
+        relay.process.send_signal(signal.SIGHUP)
+        assert "without TLS" in relay.event("reload_refused")["error"]
+        assert relay.stop() == 0
+    finally:
+        relay.process.kill()
+        relay.process.wait()

@@ -1,0 +1,80 @@
+"""Records that carry nothing: a client that asks for new keys, and for new keys, and sends no data.
+
+Python has no way to ask for them, so libssl is called as it is.
+"""
+
+import contextlib
+import ctypes
+import ctypes.util
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import trustme
+
+from tests.relay_process import WAIT, RelayProcess
+
+UPDATES = 8_000
+"""27 bytes each: 216 KB."""
+
+
+def key_updates(sock: socket.socket, count: int) -> bytes:
+    """Shake hands on ``sock``; as many requests for new keys, encrypted and not sent."""
+    name = ctypes.util.find_library("ssl")
+    if name is None:
+        pytest.fail("libssl is missing: apt-get install libssl3")
+    libssl, libcrypto = ctypes.CDLL(name), ctypes.CDLL(ctypes.util.find_library("crypto"))
+    for function in (libssl.TLS_client_method, libssl.SSL_CTX_new, libssl.SSL_new):
+        function.restype = ctypes.c_void_p
+    for function in (libcrypto.BIO_new, libcrypto.BIO_s_mem):
+        function.restype = ctypes.c_void_p
+    context = ctypes.c_void_p(libssl.SSL_CTX_new(ctypes.c_void_p(libssl.TLS_client_method())))
+    client = ctypes.c_void_p(libssl.SSL_new(context))
+    libssl.SSL_set_fd(client, sock.fileno())
+    # OpenSSL waits by itself, which it cannot on a socket that Python gives a timeout.
+    sock.settimeout(None)
+    assert libssl.SSL_connect(client) == 1
+    sock.settimeout(WAIT)
+    memory = ctypes.c_void_p(libcrypto.BIO_new(ctypes.c_void_p(libcrypto.BIO_s_mem())))
+    libssl.SSL_set0_wbio(client, memory)
+    buffer = ctypes.create_string_buffer(4096)
+    made = bytearray()
+    for _ in range(count):
+        libssl.SSL_key_update(client, 0)
+        libssl.SSL_do_handshake(client)
+        size = libcrypto.BIO_read(memory, buffer, len(buffer))
+        made += buffer.raw[:size]
+    libssl.SSL_free(client)
+    libssl.SSL_CTX_free(context)
+    return bytes(made)
+
+
+def test_peer_that_sends_records_without_data_is_hung_up_on(
+    start_relay: Callable[..., RelayProcess], tmp_path: Path
+) -> None:
+    pair = trustme.CA().issue_cert("127.0.0.1")
+    pair.cert_chain_pems[0].write_to_path(tmp_path / "chain.pem")
+    pair.private_key_pem.write_to_path(tmp_path / "key.pem")
+    (tmp_path / "key.pem").chmod(0o600)
+    # Nothing else would end it within the test's time.
+    relay = start_relay(
+        *("--tls-cert", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem")),
+        *("--handshake-timeout", "600"),
+    )
+    with socket.create_connection(("127.0.0.1", relay.port), WAIT) as sock:
+        updates = key_updates(sock, UPDATES)
+        try:
+            sock.sendall(updates)
+            while sock.recv(4096):
+                pass
+        except ConnectionError:
+            pass
+    with socket.create_connection(("127.0.0.1", relay.port), WAIT) as sock:
+        # A few are nobody's business.
+        sock.sendall(key_updates(sock, 20))
+        sock.settimeout(0.3)
+        with contextlib.suppress(TimeoutError):
+            while data := sock.recv(4096):
+                pass
+            assert data, "hung up on"
