@@ -29,7 +29,7 @@ __all__ = ["main"]
 
 _DESCRIPTION = """\
 A WebSocket relay. A binary and its phones dial in, name the same server-id, and relayd carries
-end-to-end encrypted frames between them. It reads none of them and writes nothing to disk.
+end-to-end encrypted frames between them. It reads none of them and keeps none of them.
 
 Without a command it is the relay.
 """
@@ -56,7 +56,9 @@ address could not be listened on. 2: a setting was refused.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run relayd with ``arguments`` (`sys.argv` without them); return the exit status."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    parser.refuse_unknown_flags(sys.argv[1:] if arguments is None else arguments, COMMANDS)
+    options = parser.parse_args(arguments)
     if options.command is not None:
         return _run_command(options)
     passed = take_passed_sockets(os.environ, os.getpid())

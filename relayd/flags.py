@@ -1,6 +1,7 @@
 """Settings as flags of a command line."""
 
 import argparse
+import difflib
 from collections.abc import Collection, Mapping, Sequence
 from typing import NoReturn
 
@@ -18,6 +19,19 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
         self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def refuse_unknown_flags(self, arguments: Sequence[str], before: Collection[str]) -> None:
+        """Exit, with the nearest name, if a flag among ``arguments`` is none, up to the first of ``before``.
+
+        To argparse its value would be the next argument, and wrong as that.
+        """
+        for argument in arguments:
+            name = argument.partition("=")[0]
+            if argument in before:
+                return
+            if name.startswith("--") and name not in self._option_string_actions:
+                nearest = difflib.get_close_matches(name, self._option_string_actions, 1)
+                self.error(f"there is no flag {name}" + (f"; did you mean {nearest[0]}?" if nearest else ""))
 
 
 def add_settings(parser: argparse.ArgumentParser, only: Collection[str] | None = None) -> None:

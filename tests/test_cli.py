@@ -77,6 +77,14 @@ def test_no_command_is_imported_but_the_one_that_is_asked_for(arguments: list[st
     assert not modules & {"curses", "http.client", "relayd.doctor"}
 
 
+@pytest.mark.parametrize("arguments", [("--max-phons", "3"), ("--max-phons=3", "status")])
+def test_a_flag_that_is_none_is_refused_with_the_nearest_one(arguments: tuple[str, ...]) -> None:
+    done = relayd(*arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("relayd: there is no flag --max-phons; did you mean --max-phones?")
+    assert done.stderr.count("\n") == 1
+
+
 def test_help_names_every_setting_and_the_variables() -> None:
     done = relayd("--help")
     assert done.returncode == 0

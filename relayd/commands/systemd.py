@@ -215,9 +215,13 @@ def _example() -> str:
     parts = [
         "# Settings of relayd, each with its default. A flag or a variable wins over what is set here.\n"
         '# "relayd check" says what is in force, "systemctl reload relayd" has it read again.\n'
-        '# The addresses of the service are in relayd.socket: "systemctl edit relayd.socket".\n'
+        '# The addresses of the service are in relayd.socket: "systemctl edit relayd.socket". If listen is\n'
+        '# set all the same, it must name those sockets as well: listen = ["fd:relayd", ...].\n',
+        "# Here as in the unit, so that relayd check refuses what the service would.\nproduction = true\n",
     ]
     for attribute in fields(Settings):
+        if attribute.name == "production":
+            continue
         text = textwrap.fill(setting_of(attribute).help, 98, initial_indent="# ", subsequent_indent="# ")
         parts.append(f"{text}\n#{flag_of(attribute.name)} = {_toml(attribute.default)}\n")
     return "\n".join(parts)

@@ -1,6 +1,7 @@
 """What a check has to say."""
 
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
@@ -74,6 +75,12 @@ class Patience:
         if refusal.seconds is None or refusal.seconds > self._left:
             raise refusal
         self._left -= refusal.seconds
+        # Whoever watches would take it for hung.
+        print(
+            f"waiting {refusal.seconds} s: the relay limits upgrades from one address (429)",
+            file=sys.stderr,
+            flush=True,
+        )
         await trio.sleep(refusal.seconds)
 
 

@@ -5,10 +5,11 @@ from typing import Final
 
 import trio
 
+from relayd.edge.client import peer_of
 from relayd.edge.listener import Listener, accept_connections
 from relayd.edge.request import Answer, Request, answer_or
 from relayd.edge.stream import PlainStream
-from relayd.ops.events import ChallengesListening, Emit, InternalError
+from relayd.ops.events import ChallengesListening, Emit, InternalError, LimitReached
 
 __all__ = ["serve_challenges"]
 
@@ -27,7 +28,7 @@ async def serve_challenges(
     Until cancelled. A request may take ``timeout`` seconds, and so may its answer. Raises a group of
     `relayd.edge.listener.CannotListen` if a listener fails.
     """
-    open_scopes: dict[trio.CancelScope, None] = {}
+    open_scopes: dict[trio.CancelScope, str] = {}
 
     def judge(request: Request) -> None:
         target = request.head.target
@@ -38,11 +39,12 @@ async def serve_challenges(
 
     async def handle(stream: PlainStream) -> None:
         if len(open_scopes) == _MOST_CONNECTIONS:
-            oldest = next(iter(open_scopes))
+            oldest, remote = next(iter(open_scopes.items()))
             del open_scopes[oldest]
             oldest.cancel()
+            emit(LimitReached("challenges", remote))
         with trio.CancelScope() as scope:
-            open_scopes[scope] = None
+            open_scopes[scope] = str(peer_of(stream.socket) or "gone")
             try:
                 deadline = trio.current_time() + timeout
                 await answer_or(stream, deadline, timeout, judge, lambda answer: None)

@@ -61,6 +61,8 @@ class Answer(Exception):
     body: bytes = b""
     quiet: bool = False
     """Whether it leaves no trace in the log."""
+    unsaid: bool = False
+    """Whether it is only counted: nobody is there to hear it."""
 
     @classmethod
     def document(cls, status: int, document: Mapping[str, Any]) -> "Answer":
@@ -107,15 +109,16 @@ async def answer_or(
 async def read_request(stream: Stream, deadline: float, budget: Budget | None = None) -> Request | None:
     """Read a whole request head, until ``deadline`` by trio's clock, holding it on ``budget``.
 
-    None if the client hung up before that, or has sent nothing. Raises `Answer`: what a head in bad order gets.
+    None if the client hung up before that. Raises `Answer`: what a head in bad order gets, or one that is late.
     """
     received = bytearray()
     with trio.move_on_at(deadline) as scope, _counted(received, budget, scope) as account:
         return _request(bytes(received)) if await _read_head(stream, received, account) else None
+    if trio.current_time() < deadline:
+        # The budget has wanted it back.
+        return None
     # Not a word to a client that has sent none: it may be a port scan, or a spare connection.
-    if received:
-        raise Answer(408)
-    return None
+    raise Answer(408, unsaid=not received)
 
 
 @contextmanager
@@ -169,6 +172,8 @@ def _request(received: bytes) -> Request:
 
 async def send_answer(stream: Stream, timeout: float, answer: Answer) -> None:
     """Send ``answer`` and wait for the client to hang up, ``timeout`` seconds at most. Never raises."""
+    if answer.unsaid:
+        return
     with trio.move_on_after(timeout), suppress(trio.BrokenResourceError):
         await stream.send_all(encode_head(answer.status, answer.headers, len(answer.body)) + answer.body)
         await hang_up(stream)

@@ -55,7 +55,12 @@ EndedBy = Literal["peer", "relay", "network"]
 
 
 Bound = Literal[
-    "upgrade_rate", "connections", "connections_per_address", "handshakes", "handshakes_per_address"
+    "upgrade_rate",
+    "connections",
+    "connections_per_address",
+    "handshakes",
+    "handshakes_per_address",
+    "challenges",
 ]
 """A limit on who may come in."""
 
@@ -501,7 +506,7 @@ class RateLimited(Event):
 
 @frozen
 class LimitReached(Event):
-    """Somebody was turned away: his address asks too often (429), or there are too many (503)."""
+    """Somebody was turned away: he asks too often (429), or there are too many (503)."""
 
     level: ClassVar[Level] = "warning"
     limit: ClassVar[Limit | None] = FAULTS

@@ -17,8 +17,8 @@ AUTHORIZATION = f"{TOKEN}.9jg46WB3rR_AHD-EBXdN7cBkH1WOu0tA3M9fm21mqTI"
 
 
 @asynccontextmanager
-async def port_80() -> AsyncIterator[int]:
-    """The listener, with one challenge pending; on which port."""
+async def port_80(hung_up_on: int = 0) -> AsyncIterator[int]:
+    """The listener, with one challenge pending; on which port. So many are to be ``hung_up_on``."""
     events: list[Event] = []
     listener = await open_listener(Address("127.0.0.1", 0))
     async with trio.open_nursery() as nursery:
@@ -28,7 +28,7 @@ async def port_80() -> AsyncIterator[int]:
         finally:
             nursery.cancel_scope.cancel()
             listener.close()
-    assert [event.name for event in events] == ["challenges_listening"]
+    assert [event.name for event in events] == ["challenges_listening", *["limit_reached"] * hung_up_on]
 
 
 async def asked(port: int, request: bytes) -> bytes:
@@ -75,7 +75,7 @@ async def test_everything_else_gets_404_or_is_no_request(head: bytes) -> None:
 
 
 async def test_strangers_who_hold_connections_keep_no_ca_out(autojump_clock: MockClock) -> None:
-    async with port_80() as port:
+    async with port_80(hung_up_on=37) as port:
         strangers = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(100)]
         answer = await asked(port, request(f"/.well-known/acme-challenge/{TOKEN}"))
         assert answer.endswith(AUTHORIZATION.encode())

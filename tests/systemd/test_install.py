@@ -167,9 +167,9 @@ def test_a_relayd_that_no_service_could_reach_is_not_installed(
 def test_the_example_holds_every_setting_with_its_default(tmp_path: Path) -> None:
     install(tmp_path)
     example = tmp_path / FILES[2]
-    assert load({"config": str(example)}, {}).settings == Settings()
+    assert load({"config": str(example)}, {}).settings == Settings(production=True)
     text = re.sub(r"^#(?=[a-z-]+ = )", "", example.read_text(), flags=re.MULTILINE)
     example.write_text(text)
     loaded = load({"config": str(example)}, {})
-    assert loaded.settings == Settings()
+    assert loaded.settings == Settings(production=True)
     assert [source for source in loaded.sources.values() if str(example) not in source] == []
