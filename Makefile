@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 COMPILED := build/compiled
 ARGS ?=
-# One more than there are cores: many tests wait.
-WORKERS := $(shell expr $$(nproc) + 1)
+# Two more than there are cores: many tests wait.
+WORKERS := $(shell expr $$(nproc) + 2)
 
 # The Go of CI, where the system's is too old.
 GO := 1.24.11

@@ -1,11 +1,12 @@
 """What the documents say of the code is what the code says."""
 
+import re
 from pathlib import Path
 
 from attrs import fields
 
 from relayd.ops.events import as_markdown
-from relayd.settings import Settings
+from relayd.settings import Settings, flag_of, setting_of, shown
 
 ROOT = Path(__file__).parent.parent
 
@@ -32,3 +33,34 @@ def test_architecture_names_every_file_in_its_room() -> None:
     there = {str(file.relative_to(ROOT / "relayd")) for file in (ROOT / "relayd").rglob("[!_]*.py")}
     assert {file for file in there if not file.startswith("commands/")} - listed == set()
     assert {file for file in listed if file.endswith(".py")} - there == set()
+
+
+def test_security_has_the_default_and_the_floor_of_every_limit() -> None:
+    text = (ROOT / "docs/security.md").read_text()
+    for attribute in fields(Settings):
+        weakest = setting_of(attribute).weakest
+        if weakest is not None:
+            flag, default = flag_of(attribute.name), shown(attribute.default)
+            assert f"\n| `--{flag}` | {default} | {weakest:.12g} | " in text, flag
+
+
+def test_every_test_that_security_names_is_there() -> None:
+    text = (ROOT / "docs/security.md").read_text()
+    code = "".join(path.read_text() for path in (ROOT / "tests").rglob("*.py"))
+    named = set(re.findall(r"`(test_[a-z0-9_]+)(?=[`\[…])", text))
+    assert len(named) > 100
+    assert {name for name in named if f"def {name}" not in code and f"{name}.py" not in text} == set()
+
+
+def test_every_link_to_a_heading_leads_to_one() -> None:
+    pages = {path.name: path.read_text() for path in [*(ROOT / "docs").glob("*.md"), ROOT / "README.md"]}
+    anchors = {
+        name: {
+            re.sub(r"[^\w\- ]", "", line.lstrip("# ").lower()).strip().replace(" ", "-")
+            for line in re.findall(r"^#+ .+$", text, re.MULTILINE)
+        }
+        for name, text in pages.items()
+    }
+    for name, text in pages.items():
+        for target, anchor in re.findall(r"\]\((?:docs/|\.\./)?([\w.-]*\.md)?#([\w-]+)\)", text):
+            assert anchor in anchors[target or name], f"{name}: {target}#{anchor}"
