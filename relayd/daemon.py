@@ -360,6 +360,7 @@ def _domains(settings: Settings, certificates: Certificates, emit: Emit) -> "Dom
         from relayd.domains import Domains
     except ModuleNotFoundError as missing:
         raise BadSetting(
-            f"domain: takes the module {missing.name}, which is not installed: pip install 'relayd[acme]'"
+            f"domain: takes the module {missing.name}, which is not installed; install relayd with its extra: "
+            "pip install 'relayd-VERSION.whl[acme]'"
         ) from None
     return Domains(settings, certificates, os.environ, emit)

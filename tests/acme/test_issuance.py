@@ -114,7 +114,7 @@ def test_without_the_library_a_domain_is_refused_with_the_command_that_installs_
         env={"PYTHONPATH": str(tmp_path)},
     )
     assert relay.process.wait(20) == 2
-    assert "pip install 'relayd[acme]'" in relay.log_text()
+    assert "pip install 'relayd-VERSION.whl[acme]'" in relay.log_text()
 
 
 def test_nobody_without_a_domain_pays_for_the_library() -> None:
