@@ -13,7 +13,7 @@ from trio.testing import MockClock
 
 from tests.trio_client import Client, RelayUnderTest, relay_under_test
 
-CROWD = 2000
+CROWD = 1000
 GET = b"GET /connections HTTP/1.1\r\nHost: relayd\r\n\r\n"
 
 

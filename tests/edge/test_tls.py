@@ -414,7 +414,7 @@ STEPS = st.lists(
 
 
 @given(steps=STEPS)
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
 def test_whatever_the_socket_takes_the_peer_gets_whole_frames_in_order(
     pair: Pair, steps: list[tuple[str, int]]
 ) -> None:
@@ -452,7 +452,7 @@ def test_whatever_the_socket_takes_the_peer_gets_whole_frames_in_order(
 @given(
     sizes=st.lists(st.integers(1, 40_000), min_size=1, max_size=6), cut=st.integers(1, 50_000), ask=st.data()
 )
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=15)
 def test_all_that_was_sent_is_received_however_it_comes_and_the_end_after_it(
     pair: Pair, sizes: list[int], cut: int, ask: st.DataObject
 ) -> None:
