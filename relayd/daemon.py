@@ -85,8 +85,7 @@ class Relay:
         self._shared = Shared(Turns(), self.budget, self.tally.pauses, self.emit, timing)
         #: Those that are open, closing handshakes included.
         self.connections: set[WebSocket] = set()
-        #: The addresses of the open listeners.
-        self.listening: Sequence[str] = ()
+        # Of the open listeners.
         self._addresses: Sequence[Address] = ()
         self._started = trio.current_time()
         self._connection_ended = trio.lowlevel.ParkingLot()
@@ -153,7 +152,6 @@ class Relay:
                     self.emit(BuffersBounded(self.budget.limit))
                     self._announce_limits()
                     self._addresses = [listener.address for listener in listeners]
-                    self.listening = list(map(str, self._addresses))
                     task_status.started(self.listening)
 
     async def _open_listeners(self, stack: ExitStack) -> tuple[list[Listener], list[Listener]]:
@@ -209,6 +207,11 @@ class Relay:
     def refusing(self) -> bool:
         """Whether upgrades are refused."""
         return self.draining and not self._passed_scopes
+
+    @property
+    def listening(self) -> Sequence[str]:
+        """The addresses of the open listeners."""
+        return list(map(str, self._addresses))
 
     def consider(self, settings: Settings) -> None:
         """Raises `relayd.ops.production.NotForProduction` if our listeners would not do with ``settings``."""

@@ -14,7 +14,7 @@ from attrs import frozen
 
 from relayd.edge.admission import Admission
 from relayd.edge.caller import PROXY_TIMEOUT, Caller, read_proxy_header
-from relayd.edge.certificates import Certificates
+from relayd.edge.certificates import CHALLENGE_PROTOCOL, Certificates
 from relayd.edge.client import Client, peer_of
 from relayd.edge.http import Front, Upgrade, answer_request
 from relayd.edge.listener import turn_away
@@ -160,7 +160,7 @@ class Arrivals:
             with trio.move_on_at(deadline):
                 tls = await accept_tls(stream, certificates.choose, look=certificates.by_hello)
                 outcome = tls.version
-                return None if tls.protocol == "acme-tls/1" else tls
+                return None if tls.protocol == CHALLENGE_PROTOCOL else tls
         except TlsFailed as failure:
             outcome = failure.reason
         finally:

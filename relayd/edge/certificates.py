@@ -15,7 +15,14 @@ from attrs import frozen
 from relayd.ops.events import CertificateLoaded, CertificateRefused, Emit
 from relayd.wire.client_hello import ClientHello
 
-__all__ = ["BadCertificate", "Certificate", "Certificates", "make_certificate", "read_certificate"]
+__all__ = [
+    "CHALLENGE_PROTOCOL",
+    "BadCertificate",
+    "Certificate",
+    "Certificates",
+    "make_certificate",
+    "read_certificate",
+]
 
 _LOOK_INTERVAL: Final = 5.0
 """Seconds between two looks at the files. They are taken once two looks found the same: half written, they
@@ -31,7 +38,7 @@ _EXPIRED: Final = 10
 _NOT_YET_VALID: Final = 9
 """X509_V_ERR_CERT_HAS_EXPIRED and X509_V_ERR_CERT_NOT_YET_VALID of OpenSSL's x509_vfy.h."""
 
-_ACME: Final = "acme-tls/1"
+CHALLENGE_PROTOCOL: Final = "acme-tls/1"
 """The protocol of a CA that looks whether we have its challenge (RFC 8737)."""
 
 
@@ -111,7 +118,7 @@ class Certificates:
     def choose(self, hello: ClientHello | None) -> ssl.SSLContext:
         """What a client that says ``hello`` gets."""
         hello = hello or ClientHello()
-        if _ACME.encode("ascii") in hello.protocols and hello.server_name in self._challenges:
+        if CHALLENGE_PROTOCOL.encode("ascii") in hello.protocols and hello.server_name in self._challenges:
             return self._challenges[hello.server_name]
         found = self._by_name.get(hello.server_name, self._default)
         return self._nothing if found is None else found.context
@@ -140,7 +147,9 @@ class Certificates:
     def offer_challenge(self, domain: str, chain: bytes, key: bytes) -> None:
         """Show this to a CA that asks for ``domain`` by ``acme-tls/1``. Raises `BadCertificate`."""
         # Not examined: no client but a CA would accept it.
-        self._challenges[domain], _ = _loaded(chain, key, "challenge", "key of the challenge", _ACME)
+        self._challenges[domain], _ = _loaded(
+            chain, key, "challenge", "key of the challenge", CHALLENGE_PROTOCOL
+        )
 
     def withdraw_challenge(self, domain: str) -> None:
         """No CA is expected any more."""
