@@ -7,6 +7,9 @@ ARGS ?=
 # Two more than there are cores: many tests wait.
 WORKERS := $(shell expr $$(nproc) + 2)
 
+# The tests start hundreds of relays: where bytecode is not kept, each of them compiles all of it again.
+unexport PYTHONDONTWRITEBYTECODE
+
 # The Go of CI, where the system's is too old.
 GO := 1.24.11
 PIN = $(VENV)/bin/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
