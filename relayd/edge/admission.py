@@ -14,7 +14,12 @@ from attrs import frozen
 from relayd.edge.buckets import TokenBuckets
 from relayd.ops.events import Bound
 
-__all__ = ["Admission", "Limits", "Refusal", "key_of"]
+__all__ = ["DIALS_PER_UPGRADE", "Admission", "Limits", "Refusal", "key_of"]
+
+DIALS_PER_UPGRADE: Final = 30
+"""Connections that an address may open for each upgrade that it may ask for: for health checks too, and for
+whoever tries again. But each costs a handshake, in TLS many times what it costs a peer that only repeats the
+first bytes of one."""
 
 _FULL: Final = 30
 """Seconds after which one who finds the relay full may ask again. Connections last for hours, so nobody
@@ -79,43 +84,34 @@ class Admission:
         # By key. Who has none is not in there.
         self._handshakes_of: dict[int, int] = {}
         self._connections_of: dict[int, int] = {}
-        self._buckets = _buckets(limits)
+        self._make_buckets()
 
     def apply(self, limits: Limits) -> None:
         """Go on with ``limits``. Whoever is in stays; another rate begins with full buckets for everybody."""
-        rates = (self.limits.upgrade_rate, self.limits.upgrade_burst)
-        if (limits.upgrade_rate, limits.upgrade_burst) != rates:
-            self._buckets = _buckets(limits)
-        self.limits = limits
+        before, self.limits = self.limits, limits
+        if (limits.upgrade_rate, limits.upgrade_burst) != (before.upgrade_rate, before.upgrade_burst):
+            self._make_buckets()
 
-    def arrive(self, key: int | None) -> Bound | None:
-        """Count one more in a handshake, or say which limit forbids it."""
+    def arrive(self, key: int | None, now: float) -> Bound | None:
+        """Count one more in a handshake, or say which limit forbids it. ``now`` is in seconds."""
         if self.handshakes >= self.limits.handshakes:
             return "handshakes"
-        if key is not None:
-            count = self._handshakes_of.get(key, 0)
-            if count >= self.limits.handshakes_per_address:
-                return "handshakes_per_address"
-            self._handshakes_of[key] = count + 1
-        self.handshakes += 1
-        return None
+        bound = self._count_handshake(key, now)
+        if bound is None:
+            self.handshakes += 1
+        return bound
 
     @contextmanager
-    def known_as(self, key: int | None) -> Iterator[Bound | None]:
+    def known_as(self, key: int | None, now: float) -> Iterator[Bound | None]:
         """Count one that has arrived without a key under the one that he turned out to have, during the body.
 
-        Yields the limit that forbids it, and then does not count it.
+        Yields the limit that forbids it, and then does not count it. ``now`` is in seconds.
         """
-        count = 0 if key is None else self._handshakes_of.get(key, 0)
-        if key is None:
-            yield None
-        elif count >= self.limits.handshakes_per_address:
-            yield "handshakes_per_address"
-        else:
-            self._handshakes_of[key] = count + 1
-            try:
-                yield None
-            finally:
+        bound = self._count_handshake(key, now)
+        try:
+            yield bound
+        finally:
+            if bound is None:
                 _leave(self._handshakes_of, key)
 
     def handshake_over(self, key: int | None) -> None:
@@ -129,8 +125,8 @@ class Admission:
         If he can, there is a place for him until somebody else's `connected` begins. ``now`` is in seconds.
         """
         limits = self.limits
-        if key is not None and self._buckets is not None:
-            wait = self._buckets.take(key, now)
+        if key is not None and self._upgrades is not None:
+            wait = self._upgrades.take(key, now)
             if wait:
                 return Refusal("upgrade_rate", 429, ceil(wait))
         if self.connections >= limits.connections:
@@ -154,7 +150,7 @@ class Admission:
     @property
     def addresses(self) -> int:
         """How many keys are remembered for what they have asked for."""
-        return 0 if self._buckets is None else len(self._buckets)
+        return 0 if self._upgrades is None else len(self._upgrades)
 
     @property
     def most_connections(self) -> int:
@@ -166,9 +162,22 @@ class Admission:
         """Those of the key that has most."""
         return max(self._handshakes_of.values(), default=0)
 
+    def _make_buckets(self) -> None:
+        rate, burst = self.limits.upgrade_rate, self.limits.upgrade_burst
+        self._upgrades = TokenBuckets(rate, burst) if rate else None
+        self._dials = TokenBuckets(rate * DIALS_PER_UPGRADE, burst * DIALS_PER_UPGRADE) if rate else None
 
-def _buckets(limits: Limits) -> TokenBuckets | None:
-    return TokenBuckets(limits.upgrade_rate, limits.upgrade_burst) if limits.upgrade_rate else None
+    def _count_handshake(self, key: int | None, now: float) -> Bound | None:
+        """Count one more in a handshake for ``key``, or say which limit of its own forbids it."""
+        if key is None:
+            return None
+        count = self._handshakes_of.get(key, 0)
+        if count >= self.limits.handshakes_per_address:
+            return "handshakes_per_address"
+        if self._dials is not None and self._dials.take(key, now):
+            return "dial_rate"
+        self._handshakes_of[key] = count + 1
+        return None
 
 
 def _leave(counts: dict[int, int], key: int | None) -> None:

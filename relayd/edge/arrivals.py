@@ -75,7 +75,7 @@ class Arrivals:
             sock.close()
             return None
         stream, key = PlainStream(sock), Caller(peer, self._front.settings.trusted_proxies).key
-        bound = self._admission.arrive(key)
+        bound = self._admission.arrive(key, trio.current_time())
         if bound is not None:
             # TLS has no words for that, and where a PROXY header is required nobody is owed an answer yet.
             self._turn_away(stream, peer, bound, silently=bool(address.tls or address.proxy))
@@ -95,7 +95,7 @@ class Arrivals:
             if not await self._announced(newcomer.stream, caller, deadline):
                 return None
             # Until now he was the proxy, which may have any number of places.
-            with self._admission.known_as(caller.key) as bound:
+            with self._admission.known_as(caller.key, trio.current_time()) as bound:
                 if bound is None:
                     return await self._received(newcomer, caller, deadline, settings)
                 self._turn_away(newcomer.stream, caller.client, bound, silently=bool(newcomer.address.tls))
@@ -104,7 +104,7 @@ class Arrivals:
             self._admission.handshake_over(newcomer.key)
 
     def _turn_away(self, stream: PlainStream, client: Client, bound: Bound, *, silently: bool) -> None:
-        # By then everybody who is in a handshake now has left it.
+        # By then everybody who is in a handshake now has left it, and whoever has dialled too often may again.
         seconds = math.ceil(self._front.settings.handshake_timeout)
         turn_away(stream.socket, b"" if silently else _UNREAD % seconds)
         self._emit(LimitReached(bound, str(client)))

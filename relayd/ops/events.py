@@ -60,6 +60,7 @@ Bound = Literal[
     "connections_per_address",
     "handshakes",
     "handshakes_per_address",
+    "dial_rate",
     "challenges",
 ]
 """A limit on who may come in."""

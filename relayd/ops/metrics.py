@@ -330,7 +330,8 @@ FAMILIES: Final = (
         "counter",
         "Who was turned away. upgrade_rate: its address asks too often, 429; connections: the relay is full, "
         "connections_per_address: its address has too many, 503; handshakes, handshakes_per_address: too many "
-        "are not done asking, closed unread; challenges: the oldest of too many at --http-listen.",
+        "are not done asking, dial_rate: its address dials too often, closed unread; challenges: the oldest of "
+        "too many at --http-listen.",
         lambda survey: _each(_BOUNDS, survey.relay.tally.limited),
         {"limit": _BOUNDS},
     ),

@@ -9,7 +9,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.edge.admission import Admission, Limits, Refusal, key_of
+from relayd.edge.admission import DIALS_PER_UPGRADE, Admission, Limits, Refusal, key_of
 
 FEW = Limits(
     connections=4,
@@ -50,7 +50,7 @@ def test_handshakes_are_counted_in_all_and_by_address(steps: list[tuple[bool, in
     there: list[int | None] = []
     for comes, place, key in steps:
         if comes:
-            bound = admission.arrive(key)
+            bound = admission.arrive(key, 0.0)
             if len(there) == 3:
                 assert bound == "handshakes"
             elif key is not None and there.count(key) == 1:
@@ -69,15 +69,15 @@ def test_handshakes_are_counted_in_all_and_by_address(steps: list[tuple[bool, in
 
 def test_one_who_is_known_only_later_counts_for_his_address_from_then_on() -> None:
     admission = Admission(FEW)
-    assert admission.arrive(None) is admission.arrive(None) is None
-    with admission.known_as(1) as first:
+    assert admission.arrive(None, 0.0) is admission.arrive(None, 0.0) is None
+    with admission.known_as(1, 0.0) as first:
         assert first is None
-        assert admission.arrive(1) == "handshakes_per_address"
-        with admission.known_as(1) as second, admission.known_as(None) as third:
+        assert admission.arrive(1, 0.0) == "handshakes_per_address"
+        with admission.known_as(1, 0.0) as second, admission.known_as(None, 0.0) as third:
             assert (second, third) == ("handshakes_per_address", None)
         assert (admission.handshakes, admission.most_handshakes) == (2, 1)
     assert admission.most_handshakes == 0
-    assert admission.arrive(1) is None
+    assert admission.arrive(1, 0.0) is None
 
 
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 9), KEYS), max_size=60))
@@ -103,6 +103,32 @@ def test_connections_are_counted_in_all_and_by_address(steps: list[tuple[bool, i
     for _, connection in there:
         connection.close()
     assert (admission.connections, admission.most_connections) == (0, 0)
+
+
+def test_an_address_that_dials_too_often_is_not_heard_whatever_it_wants() -> None:
+    admission = Admission(evolve(FEW, upgrade_rate=1, upgrade_burst=2))
+    for _ in range(2 * DIALS_PER_UPGRADE):
+        assert admission.arrive(1, 0.0) is None
+        admission.handshake_over(1)
+    assert admission.arrive(1, 0.0) == "dial_rate"
+    with admission.known_as(1, 1.0) as late:
+        assert late == "dial_rate"
+    assert (admission.handshakes, admission.most_handshakes) == (0, 0)
+    assert admission.arrive(2, 1.0) is admission.arrive(None, 1.0) is None
+    # A token of them comes 30 times as fast as one for an upgrade.
+    with admission.known_as(1, 2.0) as late:
+        assert late is None
+    assert admission.arrive(1, 2.0) == "dial_rate"
+    admission.apply(evolve(admission.limits, upgrade_rate=0))
+    assert admission.arrive(1, 2.0) is None
+
+
+def test_who_finds_no_place_has_not_dialled() -> None:
+    admission = Admission(evolve(FEW, upgrade_rate=1, upgrade_burst=1))
+    assert admission.arrive(1, 0.0) is None
+    assert {admission.arrive(1, 0.0) for _ in range(DIALS_PER_UPGRADE)} == {"handshakes_per_address"}
+    admission.handshake_over(1)
+    assert admission.arrive(1, 0.0) is None
 
 
 def test_an_address_that_asks_too_often_is_told_when_to_come_back_whether_or_not_there_is_room() -> None:

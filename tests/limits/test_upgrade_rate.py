@@ -1,13 +1,16 @@
 """How often one address may ask for an upgrade."""
 
 import signal
+import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
+import trustme
 from trio.testing import MockClock
 
+from relayd.edge.admission import DIALS_PER_UPGRADE
 from relayd.ops.events import LimitReached
 from relayd.values import Address
 from tests.limits.clients import LOOPBACK, asked, get, upgrade
@@ -111,8 +114,62 @@ def test_429_comes_before_any_look_at_the_websocket(start_public: Start) -> None
 
 
 def test_0_turns_it_off(start_public: Start) -> None:
-    relay = start_public("--upgrade-rate", "0")
+    relay = start_public("--upgrade-rate", "0", "--upgrade-burst", "1")
     assert [asked(relay, "10.77.1.1", upgrade()).status for _ in range(50)] == [101] * 50
+
+
+async def test_who_dials_30_times_as_often_as_he_may_ask_is_not_heard(
+    network: None, mock_clock: MockClock
+) -> None:
+    # On a clock that stands still no token comes while the test runs.
+    async with relay_under_test(listen=EVERY_ADDRESS, upgrade_rate=1, upgrade_burst=1) as relay:
+        for _ in range(DIALS_PER_UPGRADE):
+            assert await status_of(relay, "10.77.1.1", get("/healthz")) == (200, "")
+        assert await status_of(relay, "10.77.1.1", get("/healthz")) == (503, "5")
+        assert [event.bound for event in relay.seen(LimitReached)] == ["dial_rate"]
+        assert await status_of(relay, "10.77.1.2", get("/healthz")) == (200, "")
+        for _ in range(2 * DIALS_PER_UPGRADE):
+            assert await status_of(relay, LOOPBACK, get("/healthz")) == (200, "")
+        # As long as he was told is long enough.
+        mock_clock.jump(5)
+        assert await status_of(relay, "10.77.1.1", get("/healthz")) == (200, "")
+
+
+async def test_handshakes_of_tls_that_are_begun_and_left_cost_us_no_more_than_that(
+    network: None, mock_clock: MockClock, tmp_path: Path
+) -> None:
+    pem = tmp_path / "pair.pem"
+    pem.touch(mode=0o600)
+    trustme.CA().issue_cert(HERE).private_key_and_cert_chain_pem.write_to_path(str(pem))
+    files = {"tls_cert": str(pem), "tls_key": str(pem)}
+    async with relay_under_test(listen=EVERY_ADDRESS, upgrade_rate=1, upgrade_burst=1, **files) as relay:
+        # The same bytes again and again: they cost him nothing, and us a signature for each answer.
+        hello = client_hello()
+        for _ in range(DIALS_PER_UPGRADE):
+            assert await answered(relay, "10.77.1.1", hello)
+        assert not await answered(relay, "10.77.1.1", hello)
+        assert await answered(relay, "10.77.1.2", hello)
+        assert [event.bound for event in relay.seen(LimitReached)] == ["dial_rate"]
+
+
+async def answered(relay: RelayUnderTest, source: str, hello: bytes) -> bool:
+    """Whether ``source`` gets anything for ``hello``, before it hangs up."""
+    stream = await trio.open_tcp_stream(HERE, relay.port, local_address=source)
+    async with stream:
+        try:
+            await stream.send_all(hello)
+            return await stream.receive_some(1) != b""
+        except trio.BrokenResourceError:
+            return False
+
+
+def client_hello() -> bytes:
+    """How a client begins a handshake."""
+    outgoing = ssl.MemoryBIO()
+    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=HERE)
+    with pytest.raises(ssl.SSLWantReadError):
+        client.do_handshake()
+    return outgoing.read()
 
 
 def test_sighup_changes_the_rate_and_begins_anew(start_public: Start, tmp_path: Path) -> None:
