@@ -19,6 +19,7 @@ from relayd.edge.certificates import BadCertificate
 from relayd.edge.listener import CannotListen
 from relayd.edge.passed import PassedSockets, take_passed_sockets
 from relayd.flags import Parser, add_settings, given
+from relayd.ops.journal import error_line
 from relayd.ops.log import Log
 from relayd.ops.production import NotForProduction, refuse_process
 from relayd.ops.systemd import ServiceManager
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _serve(reread().settings, lambda: reread().settings, passed, manager)
     except (BadSetting, BadCertificate, NotForProduction) as refusal:
-        print(f"relayd: {refusal}", file=sys.stderr)
+        print(error_line(f"relayd: {refusal}"), file=sys.stderr)
         return 2
 
 
@@ -82,7 +83,7 @@ def _serve(
             return trio.run(run, settings, log, reread, passed, manager)
     except* (CannotListen, NotForProduction) as failures:
         for failure in failures.exceptions:
-            print(f"relayd: {_innermost(failure)}", file=sys.stderr)
+            print(error_line(f"relayd: {_innermost(failure)}"), file=sys.stderr)
     return 1
 
 
@@ -96,10 +97,10 @@ def _run_command(options: argparse.Namespace) -> int:
     try:
         code: int = _command(options.command).run(options)
     except BadSetting as refusal:
-        print(f"relayd: {refusal}", file=sys.stderr)
+        print(error_line(f"relayd: {refusal}"), file=sys.stderr)
         return 2
     except Unanswered as failure:
-        print(f"relayd: {failure}", file=sys.stderr)
+        print(error_line(f"relayd: {failure}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -16,6 +16,7 @@ from attrs import fields
 from websockets.sync.client import connect, unix_connect
 
 from relayd import __version__
+from relayd.cli import main
 from relayd.ops.capacity import System, buffer_limit, limits_of
 from relayd.settings import Settings
 from tests.command_line import relayd
@@ -107,6 +108,25 @@ def test_what_is_refused_exits_2_with_one_line(flags: list[str], named: list[str
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert [part for part in named if part not in done.stderr] == []
+
+
+@pytest.mark.parametrize(
+    "flags", [["--grace", "long"], ["--unknown"], ["check", "--grace", "long"], ["status"]]
+)
+@pytest.mark.parametrize("to_journal", [True, False])
+def test_what_is_refused_is_an_error_to_the_journal_if_stderr_leads_there(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: list[str], to_journal: bool
+) -> None:
+    stderr = os.fstat(2)
+    # The variable is inherited by processes whose stderr is somewhere else by now.
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino + (not to_journal)}")
+    monkeypatch.setenv("RELAYD_CONFIG", "/dev/null")
+    monkeypatch.setenv("RELAYD_ADMIN_SOCKET", "off")
+    with suppress(SystemExit):
+        main(flags)
+    said = capfd.readouterr().err
+    assert said.startswith("<3>relayd" if to_journal else "relayd")
+    assert said.count("\n") == 1
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -10,6 +10,7 @@ from relayd.configuration import BadSetting, load
 from relayd.edge.certificates import BadCertificate, read_certificate
 from relayd.flags import add_settings, given
 from relayd.ops.capacity import System, buffer_limit, limits_of
+from relayd.ops.journal import error_line
 from relayd.ops.production import NotForProduction, refuse_listener, refuse_metrics_listener
 from relayd.settings import Settings, flag_of, shown
 
@@ -35,7 +36,7 @@ def run(options: argparse.Namespace) -> int:
             if not address.fd:
                 refuse_metrics_listener(address, loaded.settings)
     except (BadSetting, BadCertificate, NotForProduction) as refusal:
-        print(f"relayd: {refusal}", file=sys.stderr)
+        print(error_line(f"relayd: {refusal}"), file=sys.stderr)
         return 2
     system = System.here()
     limits = limits_of(loaded.settings, system)
