@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 from attrs import fields
@@ -127,6 +128,35 @@ def test_what_is_refused_is_an_error_to_the_journal_if_stderr_leads_there(
     said = capfd.readouterr().err
     assert said.startswith("<3>relayd" if to_journal else "relayd")
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["check"], 128 + signal.SIGPIPE),
+        (["systemd", "install", "--dry-run", "--root", "/nowhere"], 128 + signal.SIGPIPE),
+        (["systemd", "uninstall", "--dry-run", "--root", "/nowhere"], 128 + signal.SIGPIPE),
+        (["--version"], 128 + signal.SIGPIPE),
+        # argparse has seen to it, for a text that is longer than Python's buffer.
+        (["--help"], 0),
+    ],
+)
+def test_a_reader_that_has_seen_enough_ends_whatever_prints_as_sigpipe_would(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: int
+) -> None:
+    monkeypatch.setenv("RELAYD_CONFIG", "/dev/null")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        try:
+            status = main(arguments)
+        except SystemExit as stop:
+            status = cast("int", stop.code)
+        assert status == expected
+        # As the interpreter does at its end.
+        stdout.flush()
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

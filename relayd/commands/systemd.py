@@ -90,6 +90,8 @@ def run(options: argparse.Namespace) -> int:
             return 1
         return _install(root, dry_run=options.dry_run)
     except OSError as error:
+        if error.filename is None:  # That of standard output, to which we print.
+            raise
         print(f"relayd: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
 
