@@ -120,6 +120,6 @@ def test_journalctl_tells_the_story_of_one_server(machine: Machine) -> None:
 def test_start_that_is_refused_is_an_error_in_the_journal(machine: Machine) -> None:
     until(lambda: machine.journal("PRIORITY=3"), "refusal")
     (refusal,) = machine.journal("PRIORITY=3")
-    assert refusal["MESSAGE"].startswith("relayd: max-phones")
+    assert refusal["MESSAGE"].startswith("relayd: the flag --max-phones is ")
     assert refusal["_TRANSPORT"] == "stdout"
     assert machine.journal("PRIORITY=6 _TRANSPORT=stdout") == []
