@@ -224,14 +224,30 @@ async def test_claims_and_registrations_are_counted_by_outcome(autojump_clock: M
     ]
 
 
-async def test_close_code_that_nobody_knows_is_counted_as_other() -> None:
+async def test_close_is_counted_by_kind_side_and_code_and_a_code_that_nobody_knows_as_other() -> None:
     async with relay_under_test() as relay:
-        await relay.binary()
-        for code in (3777, 4999, 1000):
+        binary = await relay.binary()
+        for code in (3777, 4999, 1000, 4404):
             phone = await relay.phone()
             await phone.close(code)
-        await relay.until(lambda: len(relay.relay.connections) == 1)
-        assert by(await scraped(relay), "relayd_closes_total", "code") == {"other": 2, "1000": 1}
+        await binary.close(1001)
+        await relay.until(lambda: not relay.relay.connections)
+        lonely = await relay.phone("elsewhere")
+        assert (await lonely.closed())[0] == 4404
+        await relay.until(lambda: not relay.relay.connections)
+        samples = await scraped(relay)
+    closes = {
+        tuple(sorted(labels)): number
+        for (name, labels), number in samples.items()
+        if name == "relayd_closes_total" and number
+    }
+    assert closes == {
+        (("code", "other"), ("kind", "phone"), ("side", "peer")): 2,
+        (("code", "1000"), ("kind", "phone"), ("side", "peer")): 1,
+        (("code", "4404"), ("kind", "phone"), ("side", "peer")): 1,
+        (("code", "1001"), ("kind", "binary"), ("side", "peer")): 1,
+        (("code", "4404"), ("kind", "phone"), ("side", "relay")): 1,
+    }
 
 
 async def test_envelopes_that_go_nowhere_are_counted_by_reason() -> None:
