@@ -66,11 +66,11 @@ class Traffic:
 
     def add(self, connection: WebSocket) -> None:
         """Add all that ``connection`` has carried so far."""
-        outbox = connection.outbox
+        inbox, outbox = connection.inbox, connection.outbox
         frames_in, bytes_in, frames_out, bytes_out = self._sums[connection.kind]
         self._sums[connection.kind] = [
-            frames_in + connection.received_count,
-            bytes_in + connection.received_bytes,
+            frames_in + inbox.received_count,
+            bytes_in + inbox.received_bytes,
             frames_out + outbox.delivered,
             bytes_out + outbox.sent_bytes,
         ]

@@ -6,14 +6,14 @@ from contextlib import ExitStack, closing
 import pytest
 
 from tests.attacks.bounds import MIB, RelayStarter, UnderAttack, size
-from tests.attacks.network import Network, network
 from tests.attacks.peers import Peer, frame, introduce
+from tests.network import Network, network_of_two
 from tests.relay_process import until
 
 
 @pytest.fixture
 def wires() -> Iterator[Network]:
-    with network() as made:
+    with network_of_two() as made:
         yield made
 
 

@@ -18,7 +18,7 @@ from wsproto.events import Ping
 
 from relayd.edge.tally import Histogram
 from relayd.edge.timing import Timing
-from relayd.ops import metrics
+from relayd.ops import survey
 from relayd.ops.events import AcceptPaused, InternalError, RequestRefused
 from relayd.ops.metrics import FAMILIES, Metrics
 from relayd.ops.metrics_server import serve_metrics
@@ -115,7 +115,7 @@ async def test_frames_and_bytes_are_counted_by_direction_and_stay_when_their_con
 
 
 async def test_no_total_goes_down_while_connections_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_PER_TURN", 1)
+    monkeypatch.setattr(survey, "_PER_TURN", 1)
     totals: list[float] = []
 
     async def look(relay: RelayUnderTest) -> None:
