@@ -1,24 +1,16 @@
 """Peers that are slow on purpose: with their heads, with bodies behind them, with their messages."""
 
-import select
 import socket
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 
 from tests.attacks.bounds import MIB, RelayStarter, UnderAttack, size
-from tests.attacks.peers import CLOSE, KEY, Peer, connect, request
+from tests.attacks.peers import CLOSE, KEY, Peer, connect, readable, request
 from tests.relay_process import until
 
 HEAD_BYTES = 16 * 1024
 """The longest request head."""
-
-
-def readable(sock: socket.socket) -> bool:
-    """Whether there is something to read, or the end; select(2) has no room for as many sockets as this."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def dribble(
