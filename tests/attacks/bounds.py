@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.attacks.peers import OVER_TLS
 from tests.observed import Holdings, ObservedRelay, descriptors, holdings, peak_memory, status_of
 from tests.relay_process import RelayProcess, until
 
@@ -30,9 +31,14 @@ LARGE = os.environ.get("ATTACK_SIZE") == "large"
 RelayStarter = Callable[..., ObservedRelay]
 
 
-def size(small: int, large: int) -> int:
-    """How many of something: ``small`` in tests that every change must pass, ``large`` in `make attacks`."""
-    return large if LARGE else small
+def size(small: int, large: int, over_tls: int | None = None) -> int:
+    """How many of something: ``small`` in tests that every change must pass, ``large`` in `make attacks`.
+
+    ``over_tls`` is instead of ``large`` where each takes a handshake, which costs as much as ten dials.
+    """
+    if not LARGE:
+        return small
+    return over_tls if OVER_TLS and over_tls is not None else large
 
 
 def cpu_seconds(pid: int) -> float:
