@@ -34,7 +34,7 @@ RelayStarter = Callable[..., ObservedRelay]
 def size(small: int, large: int, over_tls: int | None = None) -> int:
     """How many of something: ``small`` in tests that every change must pass, ``large`` in `make attacks`.
 
-    ``over_tls`` is instead of ``large`` where each takes a handshake, which costs as much as ten dials.
+    ``over_tls`` is instead of ``large`` where each takes a handshake, which costs as much as three dials.
     """
     if not LARGE:
         return small

@@ -23,7 +23,9 @@ def test_peers_that_are_cut_off_are_closed_in_time_whatever_they_were_doing(
     count = size(5, 200)
     relay = start_relay(
         *("--heartbeat-interval", "0.2", "--heartbeat-timeout", "2", "--write-timeout", "1"),
-        *("--handshake-timeout", "2", "--probe-timeout", "0.5", "--grace", "0.1", "--listen", ":0"),
+        *("--handshake-timeout", "2", "--probe-timeout", "0.5", "--listen", ":0"),
+        # So long that a phone is found dead before its binary is nobody's.
+        *("--grace", str(size(1, 3))),
         wrapper=wires.wrapper,
     )
     port = relay.port

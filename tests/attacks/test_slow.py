@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 
 from tests.attacks.bounds import MIB, RelayStarter, UnderAttack, size
-from tests.attacks.peers import CLOSE, KEY, Peer, connect, readable, request
+from tests.attacks.peers import CLOSE, KEY, OVER_TLS, Peer, connect, readable, request
 from tests.relay_process import until
 
 HEAD_BYTES = 16 * 1024
@@ -54,8 +54,10 @@ def dribble(
 def test_slow_heads_are_ended_by_the_handshake_timeout_and_hold_no_more_than_their_bytes(
     start_relay: RelayStarter, under_attack: UnderAttack
 ) -> None:
-    count = size(300, 1500)
-    relay = start_relay("--handshake-timeout", str(size(1, 5)))
+    count = size(300, 1500, 600)
+    # Nobody is to be late before all have dialled.
+    seconds = size(3, 8) if OVER_TLS else size(1, 5)
+    relay = start_relay("--handshake-timeout", str(seconds))
     begun = b"GET /v1/client HTTP/1.1\r\nHost: relay\r\nx-fill: "
     openings = [b"", begun, begun + b"a" * (HEAD_BYTES - len(begun) - 1)]
     with under_attack(relay, memory=8 * MIB + count * 32 * 1024, sockets=count) as attack, ExitStack() as stack:
