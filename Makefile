@@ -38,8 +38,9 @@ check: lint types test ## All of CI
 soak: $(VENV)/installed ## Five minutes of random traffic and kills; ARGS="--minutes 1" shortens it
 	$(VENV)/bin/python -m tests.soak $(ARGS)
 
-attacks: $(VENV)/installed ## Attack a relay in earnest, and see what it costs: minutes; wants root
+attacks: $(VENV)/installed ## Attack a relay in earnest, plain and over TLS, and see what it costs: a quarter of an hour; wants root
 	ATTACK_SIZE=large $(VENV)/bin/python -m pytest tests/attacks $(ARGS)
+	ATTACK_SIZE=large ATTACK_OVER=tls $(VENV)/bin/python -m pytest tests/attacks $(ARGS)
 
 fuzz: $(VENV)/installed ## Ten minutes of hostile bytes for each reader of them; ARGS="--minutes 1 head" narrows it
 	$(VENV)/bin/pip install --quiet --group fuzz

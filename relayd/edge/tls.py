@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 from relayd.edge.stream import PlainStream, Stream
-from relayd.wire.client_hello import BadClientHello, ClientHello, ClientHelloReader
+from relayd.wire.client_hello import BadClientHello, ClientHello, ClientHelloReader, ClientHelloTooLong
 
 __all__ = ["TlsFailed", "TlsStream", "accept_tls"]
 
@@ -18,12 +18,22 @@ _RECORD: Final = 16 * 1024
 _AT_ONCE: Final = 64 * 1024
 """Bytes encrypted before the socket is tried: enough for one system call, little to hold if it takes none."""
 
+_PIECE: Final = 8 * 1024
+"""Bytes that OpenSSL's buffers are given at once: it never gives back what they have grown to, a third more."""
+
 _MOST_BARREN: Final = 32 * 1024
 """Bytes from a peer without any data in them. New keys, for one, may be asked for in 27 bytes, as often as one
 likes. But a record with data has 16 KiB at most, so nobody needs as much to send some."""
 
 _MOST_REPLIES: Final = 64 * 1024
 """Bytes that TLS itself may owe a peer that does not read: beyond it, he only wants to be answered."""
+
+
+_RANDOM: Final = slice(11, 43)
+"""Where a ServerHello has it, when its record comes first."""
+
+_RETRY: Final = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+"""There, it is no ServerHello but asks for another ClientHello (RFC 8446, section 4.1.3)."""
 
 
 class TlsFailed(Exception):
@@ -52,16 +62,25 @@ class TlsStream(Stream):
         "_owed",
         "_ready",
         "_replies",
+        "_rest",
         "_shut",
     )
 
     def __init__(
-        self, below: PlainStream, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+        self,
+        below: PlainStream,
+        tls: ssl.SSLObject,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        rest: bytes = b"",
     ) -> None:
+        """``rest`` is what was received and is not in ``incoming`` yet."""
         self._below = below
         self._object = tls
         self._incoming = incoming
         self._outgoing = outgoing
+        # Of what was received, what OpenSSL has not been given yet.
+        self._rest = rest
         # Of what came out of OpenSSL, what the socket has not taken yet.
         self._ciphertext = b""
         # Bytes, one at most, that are encrypted and were not counted as sent.
@@ -89,22 +108,27 @@ class TlsStream(Stream):
             return self._below.try_receive(size)
         parts: list[bytes] = []
         looked = False
+        rest, given = self._rest, 0
+        self._rest = b""
         self._ready = True
         while size:
             try:
                 data = self._object.read(min(size, _RECORD))
             except ssl.SSLWantReadError:
-                # Once: records without data must not keep everybody waiting while we look for one with some.
-                received = None if parts or looked else self._below.try_receive(min(size, _AT_ONCE))
-                looked = True
-                if received is None:
-                    self._ready = False
-                    break
-                if received:
+                if given >= len(rest):
+                    # Once: records without data must not keep everybody waiting while we look for some.
+                    received = None if parts or looked else self._below.try_receive(min(size, _AT_ONCE))
+                    looked = True
+                    if received is None:
+                        self._ready = False
+                        break
+                    if not received:
+                        self._incoming.write_eof()
+                        continue
                     self._barren += len(received)
-                    self._incoming.write(received)
-                else:
-                    self._incoming.write_eof()
+                    rest, given = received, 0
+                self._incoming.write(_piece(rest, given))
+                given += _PIECE
                 continue
             except ssl.SSLError:
                 data = b""
@@ -113,6 +137,8 @@ class TlsStream(Stream):
                 return b"".join(parts)
             parts.append(data)
             size -= len(data)
+        # Not all that was read: who has closed it may not come for the rest.
+        self._rest = rest[given:]
         if self._outgoing.pending:
             # Warnings, for one of each renegotiation that was refused: not urgent, so not waited for.
             self._replies += self._outgoing.pending
@@ -182,8 +208,11 @@ class TlsStream(Stream):
                 self._object.unwrap()
 
     def _encrypt(self, data: memoryview) -> None:
+        records = []
         while data:
-            data = data[self._object.write(data) :]
+            data = data[self._object.write(data[:_PIECE]) :]
+            records.append(self._outgoing.read())
+        self._ciphertext = b"".join((self._ciphertext, *records))
 
     def _all_out(self) -> bool:
         """Send what is encrypted; whether the socket has taken all. Raises OSError if the peer is gone."""
@@ -200,58 +229,80 @@ class TlsStream(Stream):
         return taken
 
 
-async def accept_tls(
-    below: PlainStream, choose: Callable[[ClientHello | None], ssl.SSLContext], *, look: bool
-) -> TlsStream:
+async def accept_tls(below: PlainStream, choose: Callable[[ClientHello | None], ssl.SSLContext]) -> TlsStream:
     """Do the server's part of a TLS handshake on ``below``. Raises `TlsFailed`; cancelled, ``below`` is spoilt.
 
-    ``choose`` is told what the client asks for: nothing that could be understood, or, unless we are to
-    ``look`` at it, nothing at all.
+    ``choose`` is told what the client asks for; nothing, if that could not be understood.
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    hello = await _look_at_hello(below, incoming) if look else None
+    hello, given, rest = await _read_hello(below)
     tls = choose(hello).wrap_bio(incoming, outgoing, server_side=True)
     while True:
         try:
             tls.do_handshake()
         except ssl.SSLWantReadError:
-            await _send(below, outgoing)
-            received = await below.receive_some(_RECORD)
-            if not received:
-                raise TlsFailed("HUNG_UP") from None
-            incoming.write(received)
+            answer = outgoing.read()
+            await _send(below, answer)
+            if not given:
+                if answer[_RANDOM] == _RETRY:
+                    _, given, rest = await _read_hello(below, rest, second=True)
+                elif hello is None:
+                    # Whatever it was going to be, it has begun as none.
+                    raise TlsFailed("UNEXPECTED_MESSAGE") from None
+                else:
+                    given, rest = rest or await below.receive_some(_PIECE), b""
+                    if not given:
+                        raise TlsFailed("HUNG_UP") from None
+            incoming.write(given[:_PIECE])
+            given = given[_PIECE:]
         except ssl.SSLError as error:
             # The alert says why.
-            await _send(below, outgoing)
+            await _send(below, outgoing.read())
             raise TlsFailed(error.reason or "PROTOCOL_ERROR") from None
         else:
-            await _send(below, outgoing)
-            return TlsStream(below, tls, incoming, outgoing)
+            await _send(below, outgoing.read())
+            return TlsStream(below, tls, incoming, outgoing, given + rest)
 
 
-async def _look_at_hello(below: PlainStream, incoming: ssl.MemoryBIO) -> ClientHello | None:
-    """What the client asks for, with all that was read in ``incoming``."""
-    reader = ClientHelloReader()
+async def _read_hello(
+    below: PlainStream, received: bytes = b"", *, second: bool = False
+) -> tuple[ClientHello | None, bytes, bytes]:
+    """What the client asks for, if that can be understood; the bytes that say so; what came behind them.
+
+    OpenSSL would take as much memory as a ClientHello is said to have bytes, 128 KiB of them, at the first.
+    """
+    reader = ClientHelloReader(second=second)
+    data = received
     # Cut into records of a byte each, it may be six times as long. Nobody does that but to fill memory.
-    while incoming.pending < _MOST_BARREN:
-        data = await below.receive_some(_RECORD)
+    while len(received) < _MOST_BARREN:
+        if not data:
+            data = await below.receive_some(_PIECE)
+            received += data
         if not data:
             raise TlsFailed("HUNG_UP")
-        incoming.write(data)
         try:
             hello = reader.feed(data)
+        except ClientHelloTooLong:
+            break
         except BadClientHello:
-            return None
+            if second:
+                raise TlsFailed("UNEXPECTED_MESSAGE") from None
+            return None, received, b""
         if hello is not None:
-            return hello
+            return hello, received[: reader.taken], received[reader.taken :]
+        data = b""
     raise TlsFailed("EXCESSIVE_MESSAGE_SIZE")
 
 
-async def _send(below: PlainStream, outgoing: ssl.MemoryBIO) -> None:
+async def _send(below: PlainStream, data: bytes) -> None:
     try:
-        await below.send_all(outgoing.read())
+        await below.send_all(data)
     except trio.BrokenResourceError:
         raise TlsFailed("HUNG_UP") from None
+
+
+def _piece(data: bytes, start: int) -> bytes | memoryview:
+    return data if len(data) <= _PIECE else memoryview(data)[start : start + _PIECE]
 
 
 def _batches(frames: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
