@@ -35,6 +35,7 @@ _ENDPOINTS: Final[dict[bytes, Endpoint]] = {
 }
 
 _CHECKS: Final = ("healthz", "readyz")
+_UPGRADES: Final = ("server", "client")
 
 _SWITCHING: Final = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -106,6 +107,8 @@ async def answer_request(
         nonlocal endpoint
         endpoint = _ENDPOINTS.get(request.head.target.partition(b"?")[0], "other")
         caller.asked(request.head)
+        if endpoint in _UPGRADES and request.head.method == b"GET":
+            _count_attempt(front, caller)
         if hosts and not _is_for(hosts, request.head, endpoint):
             raise Answer(421)
         return _judge(request, endpoint, settings, front, caller)
@@ -121,6 +124,13 @@ async def answer_request(
     return upgrade
 
 
+def _count_attempt(front: Front, caller: Caller) -> None:
+    """Raises `Answer` if ``caller`` may not ask for an upgrade, whatever would become of it."""
+    refusal = front.refusal(caller)
+    if refusal is not None:
+        raise Answer(refusal.status, ((b"retry-after", b"%d" % refusal.retry_after),), quiet=True)
+
+
 def _judge(request: Request, endpoint: Endpoint, settings: Settings, front: Front, caller: Caller) -> Upgrade:
     """The upgrade that ``request`` asks for. Raises `Answer` if there is to be none."""
     if endpoint == "other":
@@ -132,9 +142,6 @@ def _judge(request: Request, endpoint: Endpoint, settings: Settings, front: Fron
     if endpoint == "readyz":
         readiness = front.readiness()
         raise Answer.document(200 if readiness["status"] == "ok" else 503, readiness)
-    refusal = front.refusal(caller)
-    if refusal is not None:
-        raise Answer(refusal.status, ((b"retry-after", b"%d" % refusal.retry_after),), quiet=True)
     key = _websocket_key(request.head)
     if caller.problem is not None:
         raise Answer(403)

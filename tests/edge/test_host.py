@@ -2,21 +2,28 @@
 
 import ssl
 from collections.abc import AsyncIterator
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
 import trio
+from trio.testing import MockClock
 
 from relayd.acme.cache import open_cache
+from relayd.ops.events import LimitReached
 from relayd.settings import Settings
 from tests.acme.fakes import made_certificate
 from tests.trio_client import RelayUnderTest, relay_under_test
 
 DOMAIN = "relay.example.org"
 
+KEY = "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA=="
+HEADERS = "x-pyrycode-server: s\r\nx-pyrycode-version: 1\r\nuser-agent: test"
+UPGRADE = f"Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n{KEY}\r\n{HEADERS}\r\n"
+
 
 class Asking:
-    """A relay with a certificate from an earlier run, and a client that trusts it."""
+    """A relay with a certificate from an earlier run, behind a proxy, and a client that trusts it."""
 
     def __init__(self, relay: RelayUnderTest, trusting: ssl.SSLContext) -> None:
         self.relay = relay
@@ -33,9 +40,15 @@ class Asking:
         """What a request as a load balancer's is answered."""
         return await self.status(f"{method} {path} HTTP/{version}\r\n{host}")
 
+    async def attempt(self, host: str, client: str) -> int:
+        """What a binary of the proxy's ``client`` is answered that dials for ``host``."""
+        forwarded = f"X-Forwarded-For: {client}\r\n"
+        return await self.status(f"GET /v1/server HTTP/1.1\r\nHost: {host}\r\n{forwarded}{UPGRADE}")
+
 
 @pytest.fixture
-async def asking(tmp_path: Path) -> AsyncIterator[Asking]:
+async def asking(mock_clock: MockClock, tmp_path: Path) -> AsyncIterator[Asking]:
+    """On a clock that stands still no token comes while a test runs."""
     state = tmp_path / "state"
     state.mkdir(mode=0o700)
     certificate = made_certificate(DOMAIN)
@@ -45,6 +58,9 @@ async def asking(tmp_path: Path) -> AsyncIterator[Asking]:
     async with relay_under_test(
         domain=(DOMAIN,),
         state_dir=str(state),
+        trusted_proxies=(IPv4Network("127.0.0.1"),),
+        upgrade_rate=1,
+        upgrade_burst=2,
     ) as relay:
         yield Asking(relay, ssl.create_default_context(cadata=certificate.chain_pem.decode()))
 
@@ -61,3 +77,17 @@ async def test_a_check_that_names_no_host_is_answered_and_nothing_else_is(asking
     for path in ("/", "/nowhere", "/healthz/", "/v1/client", "/v2/server"):
         assert await asking.check(path) == 421
         assert await asking.check(path, "Host:\r\n", "1.1") == 421
+
+
+async def test_an_attempt_for_another_host_is_an_attempt(asking: Asking) -> None:
+    assert await asking.attempt("another.example", "192.0.2.1") == 421
+    assert await asking.attempt(DOMAIN, "192.0.2.1") == 101
+    for host in (DOMAIN, "another.example", DOMAIN):
+        assert await asking.attempt(host, "192.0.2.1") == 429
+    assert [event.bound for event in asking.relay.seen(LimitReached)] == ["upgrade_rate"] * 3
+    assert await asking.attempt(DOMAIN, "192.0.2.2") == 101
+    # What is no attempt is not counted, for whomever it is.
+    for _ in range(3):
+        assert await asking.check("/v1/server", "X-Forwarded-For: 192.0.2.3\r\n", method="POST") == 421
+        assert await asking.check("/healthz", "X-Forwarded-For: 192.0.2.3\r\n") == 200
+    assert [await asking.attempt(DOMAIN, "192.0.2.3") for _ in range(3)] == [101, 101, 429]
