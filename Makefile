@@ -49,8 +49,8 @@ fuzz: $(VENV)/installed ## Ten minutes of hostile bytes for each reader of them;
 restarts: $(VENV)/installed ## Restart under 2,000 phones: how long until all are back; wants Go
 	$(VENV)/bin/python -m tests.restarts $(ARGS)
 
-acme: $(VENV)/installed ## Certificates from a real CA, and every fault between it and a relay; wants pebble
-	$(VENV)/bin/python -m pytest tests/acme/issuance.py tests/acme/faults.py $(ARGS)
+acme: $(VENV)/installed ## Certificates from a real CA, and every fault between it and a relay; wants pebble and haproxy
+	$(VENV)/bin/python -m pytest tests/acme/issuance.py tests/acme/behind_haproxy.py tests/acme/faults.py $(ARGS)
 
 bench: compiled ## Compare with other relays and write docs/performance.md; takes minutes
 	$(VENV)/bin/python -m tests.benchmarks $(ARGS)

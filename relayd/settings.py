@@ -161,8 +161,8 @@ class Settings:
     trusted_proxies: tuple[TrustedProxy, ...] = setting(
         (),
         parse_trusted_proxies,
-        accepted="off, or networks such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32, with no bit set behind the "
-        "prefix, or the word unix, each once,",
+        accepted="off, or networks such as 10.0.0.0/8, 192.0.2.7 (as IPv4, never ::ffff:192.0.2.7) or "
+        "2001:db8::/32, with no bit set behind the prefix, or the word unix, each once,",
         metavar="CIDR",
         help="proxies that are believed when they say who is calling, by a PROXY header, X-Forwarded-For or "
         "Forwarded: addresses or networks, or unix for whoever may open unix sockets; give it again for more",
@@ -182,7 +182,11 @@ class Settings:
         weakest=60,
     )
     handshake_timeout: float = duration(
-        5.0, "how long a client has for its whole request head", live=True, weakest=60
+        5.0,
+        "how long a client has for a PROXY header, TLS and its whole request head together; its answer may "
+        "take as long again",
+        live=True,
+        weakest=60,
     )
     message_timeout: float = duration(
         30.0, "how long a message may take from its first byte to its last", live=True, weakest=300
@@ -324,9 +328,15 @@ class Settings:
                     "that may send it, as in --trusted-proxies 127.0.0.1"
                 )
         if self.domain and not any(self.resolved(address).tls for address in self.listen):
-            return "domain: is set, but every listener is marked +plain, so nobody would see its certificate"
+            return (
+                "domain: is set, but every listener is marked +plain, so nobody would see its certificate: "
+                "leave +plain away from one of them, or add one, as in --listen :443"
+            )
         if self.http_listen and not self.domain:
-            return "http-listen: is set, but domain is not, so no CA would come there"
+            return (
+                "http-listen: is set, but domain is not, so no CA would come there: set domain to the name "
+                "that leads here, as in --domain relay.example.org, or do not set http-listen"
+            )
         return next(self._too_weak(), None) if self.production else None
 
     def _too_weak(self) -> Iterator[str]:

@@ -221,6 +221,11 @@ def test_a_bad_value_is_refused_in_one_line_naming_setting_source_and_value(name
         load({name: text}, {})
 
 
+def test_a_mapped_address_of_a_proxy_is_refused_with_the_reason() -> None:
+    with pytest.raises(BadSetting, match=r"\(as IPv4, never ::ffff:"):
+        load({"trusted_proxies": "::ffff:10.0.0.1"}, {})
+
+
 def from_file(path: Path, text: str) -> Loaded:
     path.write_text(text)
     return load({"config": str(path)}, {})
@@ -376,8 +381,15 @@ def test_a_reload_that_leaves_a_listener_without_its_proxies_is_refused() -> Non
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        ({"http_listen": ":80"}, "http-listen: is set, but domain is not"),
-        ({"domain": "a.example", "listen": ":80+plain"}, "domain: is set, but every listener is marked +plain"),
+        (
+            {"http_listen": ":80"},
+            "http-listen: is set, but domain is not, so no CA would come there: set domain to",
+        ),
+        (
+            {"domain": "a.example", "listen": ":80+plain"},
+            "domain: is set, but every listener is marked +plain, so nobody would see its certificate: "
+            "leave +plain away from one of them, or add one",
+        ),
         (
             {"listen": ":443+tls"},
             "listen: :443+tls is to speak TLS, for which domain, or tls-cert and tls-key,",

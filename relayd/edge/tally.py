@@ -21,6 +21,8 @@ from relayd.ops.events import (
     BuffersFull,
     CertificateFailed,
     CertificateIssued,
+    CertificateLoaded,
+    CertificateRefused,
     CertificateRenewed,
     ClaimRefused,
     EnvelopesDropped,
@@ -131,6 +133,8 @@ class Tally:
         self.handshakes: Counter[str] = Counter()
         #: Certificates asked for by ACME, by outcome: "issued", "renewed" or "failed".
         self.orders: Counter[str] = Counter()
+        #: Certificates read from their files, by outcome: "loaded" or "refused".
+        self.certificates: Counter[str] = Counter()
         self.grace_expiries = 0
         self.accept_pauses = 0
         self.internal_errors = 0
@@ -171,6 +175,10 @@ class Tally:
                 self.orders["renewed"] += 1
             case CertificateFailed():
                 self.orders["failed"] += 1
+            case CertificateLoaded():
+                self.certificates["loaded"] += 1
+            case CertificateRefused():
+                self.certificates["refused"] += 1
             case BuffersFull(kind=kind):
                 self.buffers_full[kind] += 1
             case LimitReached(bound=bound):

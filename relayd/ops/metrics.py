@@ -102,6 +102,7 @@ _OWN_CODES: Final = ("1001", "1002", "1007", "1008", "1009", "1011", "4404", "44
 _STATUSES: Final = ("101", "200", "400", "403", "404", "405", "408", "421", "426", "429", "431", "503")
 _HANDSHAKES: Final = ("ok", "failed", "hung_up", "timeout")
 _ORDERS: Final = ("issued", "renewed", "failed")
+_CERTIFICATES: Final = ("loaded", "refused")
 _DIRECTIONS: Final = ("from_binary", "to_binary", "from_phone", "to_phone")
 _CLAIMS: Final = ("claimed", "reclaimed", "took_over", "refused")
 _REGISTRATIONS: Final = ("registered", "no_server", "too_many_phones")
@@ -283,6 +284,13 @@ FAMILIES: Final = (
         "Certificates that a CA was asked for, by ACME. issued: a domain's first; failed: the log says why.",
         lambda survey: _each(_ORDERS, survey.relay.tally.orders),
         {"outcome": _ORDERS},
+    ),
+    Family(
+        "relayd_certificates_read_total",
+        "counter",
+        "Certificates read from their files. refused: of no use, so the one before it stays; the log says why.",
+        lambda survey: _each(_CERTIFICATES, survey.relay.tally.certificates),
+        {"outcome": _CERTIFICATES},
     ),
     Family(
         "relayd_limited_total",

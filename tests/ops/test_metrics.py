@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trustme
 from attrs import evolve
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
@@ -268,6 +270,21 @@ async def test_pauses_of_accepting_and_faults_are_counted() -> None:
     assert value(samples, "relayd_accept_pauses_total") == 1
     assert value(samples, "relayd_internal_errors_total") == 1
     assert [event.name for event in relay.events[-2:]] == ["accept_paused", "internal_error"]
+
+
+async def test_certificates_are_counted_by_what_was_read_from_their_files(tmp_path: Path) -> None:
+    pem = tmp_path / "pair.pem"
+    pem.touch(mode=0o600)
+    trustme.CA().issue_cert("relay.test").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    async with relay_under_test(tls_cert=str(pem), tls_key=str(pem)) as relay:
+        # From the start: an alert on what is new would miss a series' first value.
+        refused = ("relayd_certificates_read_total", frozenset({("outcome", "refused")}))
+        assert (await scraped(relay))[refused] == 0
+        pem.write_text("rubbish")
+        relay.relay.apply(relay.settings)
+        relay.relay.apply(relay.settings)
+        read = by(await scraped(relay), "relayd_certificates_read_total", "outcome")
+        assert read == {"loaded": 1, "refused": 2}
 
 
 async def test_requests_are_counted_by_endpoint_and_status_even_those_that_the_log_does_not_show() -> None:
