@@ -18,6 +18,12 @@ MIB = 2**20
 HONEST_BOUND = 5.0
 """Seconds that an honest frame may take there and back: so many that no machine is too slow."""
 
+HONEST_MEDIAN = 0.25
+"""Seconds that half of them may take at most; alone on a machine it is a few milliseconds."""
+
+HONEST_MOST = 1.0
+"""Seconds that all may take but one in twenty."""
+
 TLS_MEMORY = 56 * 1024
 """Bytes that TLS takes for a connection: 17 KiB at rest, 22 for OpenSSL's buffers once they have grown, 17 for
 a record that is not whole. In a handshake it is less."""
@@ -85,6 +91,8 @@ class Honest:
         self.process.stdin.close()
         report: dict[str, Any] = json.loads(self._line())
         assert not report["fault"], report
+        assert report["median"] <= HONEST_MEDIAN, report
+        assert report["most"] <= HONEST_MOST, report
         return report
 
     def close(self) -> None:
@@ -152,7 +160,7 @@ def under_attack(
 
     Over TLS it may take `TLS_MEMORY` for each socket beside that.
     In the end descriptors and tasks are back, and an honest pair has had every frame within ``bound``
-    seconds all the time. Peak memory is the kernel's own figure, so no moment is missed. ``note`` is told
+    seconds all the time, most of them within `HONEST_MOST`, half of them within `HONEST_MEDIAN`. Peak memory is the kernel's own figure, so no moment is missed. ``note`` is told
     what was measured.
     """
     if speaks_tls(relay):
