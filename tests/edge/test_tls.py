@@ -121,7 +121,7 @@ def test_curl_gets_an_answer_by_http_1_1_and_the_log_says_until_when_the_certifi
     )
 
 
-def test_tls_1_2_and_1_3_are_spoken_with_forward_secrecy_and_nothing_older(
+def test_tls_1_2_and_1_3_are_spoken_by_the_suite_that_the_client_prefers_and_nothing_older(
     start_relay: Callable[..., RelayProcess], pair: Pair
 ) -> None:
     relay = start_relay(*pair.flags)
@@ -132,6 +132,15 @@ def test_tls_1_2_and_1_3_are_spoken_with_forward_secrecy_and_nothing_older(
             cipher = connection.cipher()
             assert cipher is not None
             assert version is ssl.TLSVersion.TLSv1_3 or cipher[0].startswith("ECDHE-")
+    context = pair.client()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    suites = ["ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-GCM-SHA256"]
+    for wanted in (suites, suites[::-1]):
+        context.set_ciphers(":".join(wanted))
+        with shake(relay.port, context) as connection:
+            cipher = connection.cipher()
+            assert cipher is not None
+            assert cipher[0] == wanted[0]
     # OpenSSL's own client would not speak it either, unless told that it may.
     done = subprocess.run(
         ["openssl", "s_client", "-connect", f"127.0.0.1:{relay.port}", "-tls1_1", "-cipher", "ALL@SECLEVEL=0"],
