@@ -18,6 +18,9 @@ _RECORD: Final = 16 * 1024
 _AT_ONCE: Final = 64 * 1024
 """Bytes encrypted before the socket is tried: enough for one system call, little to hold if it takes none."""
 
+_PIECE: Final = 8 * 1024
+"""Bytes that OpenSSL's buffers are given at once: it never gives back what they have grown to, a third more."""
+
 _MOST_BARREN: Final = 32 * 1024
 """Bytes from a peer without any data in them. New keys, for one, may be asked for in 27 bytes, as often as one
 likes. But a record with data has 16 KiB at most, so nobody needs as much to send some."""
@@ -52,16 +55,25 @@ class TlsStream(Stream):
         "_owed",
         "_ready",
         "_replies",
+        "_rest",
         "_shut",
     )
 
     def __init__(
-        self, below: PlainStream, tls: ssl.SSLObject, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO
+        self,
+        below: PlainStream,
+        tls: ssl.SSLObject,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        rest: bytes = b"",
     ) -> None:
+        """``rest`` is what was received and is not in ``incoming`` yet."""
         self._below = below
         self._object = tls
         self._incoming = incoming
         self._outgoing = outgoing
+        # Of what was received, what OpenSSL has not been given yet.
+        self._rest = rest
         # Of what came out of OpenSSL, what the socket has not taken yet.
         self._ciphertext = b""
         # Bytes, one at most, that are encrypted and were not counted as sent.
@@ -89,22 +101,27 @@ class TlsStream(Stream):
             return self._below.try_receive(size)
         parts: list[bytes] = []
         looked = False
+        rest, given = self._rest, 0
+        self._rest = b""
         self._ready = True
         while size:
             try:
                 data = self._object.read(min(size, _RECORD))
             except ssl.SSLWantReadError:
-                # Once: records without data must not keep everybody waiting while we look for one with some.
-                received = None if parts or looked else self._below.try_receive(min(size, _AT_ONCE))
-                looked = True
-                if received is None:
-                    self._ready = False
-                    break
-                if received:
+                if given >= len(rest):
+                    # Once: records without data must not keep everybody waiting while we look for some.
+                    received = None if parts or looked else self._below.try_receive(min(size, _AT_ONCE))
+                    looked = True
+                    if received is None:
+                        self._ready = False
+                        break
+                    if not received:
+                        self._incoming.write_eof()
+                        continue
                     self._barren += len(received)
-                    self._incoming.write(received)
-                else:
-                    self._incoming.write_eof()
+                    rest, given = received, 0
+                self._incoming.write(_piece(rest, given))
+                given += _PIECE
                 continue
             except ssl.SSLError:
                 data = b""
@@ -113,6 +130,8 @@ class TlsStream(Stream):
                 return b"".join(parts)
             parts.append(data)
             size -= len(data)
+        # Not all that was read: who has closed it may not come for the rest.
+        self._rest = rest[given:]
         if self._outgoing.pending:
             # Warnings, for one of each renegotiation that was refused: not urgent, so not waited for.
             self._replies += self._outgoing.pending
@@ -182,8 +201,11 @@ class TlsStream(Stream):
                 self._object.unwrap()
 
     def _encrypt(self, data: memoryview) -> None:
+        records = []
         while data:
-            data = data[self._object.write(data) :]
+            data = data[self._object.write(data[:_PIECE]) :]
+            records.append(self._outgoing.read())
+        self._ciphertext = b"".join((self._ciphertext, *records))
 
     def _all_out(self) -> bool:
         """Send what is encrypted; whether the socket has taken all. Raises OSError if the peer is gone."""
@@ -209,41 +231,43 @@ async def accept_tls(
     ``look`` at it, nothing at all.
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    hello = await _look_at_hello(below, incoming) if look else None
+    hello, rest = await _look_at_hello(below) if look else (None, b"")
     tls = choose(hello).wrap_bio(incoming, outgoing, server_side=True)
     while True:
         try:
             tls.do_handshake()
         except ssl.SSLWantReadError:
             await _send(below, outgoing)
-            received = await below.receive_some(_RECORD)
-            if not received:
+            rest = rest or await below.receive_some(_PIECE)
+            if not rest:
                 raise TlsFailed("HUNG_UP") from None
-            incoming.write(received)
+            incoming.write(rest[:_PIECE])
+            rest = rest[_PIECE:]
         except ssl.SSLError as error:
             # The alert says why.
             await _send(below, outgoing)
             raise TlsFailed(error.reason or "PROTOCOL_ERROR") from None
         else:
             await _send(below, outgoing)
-            return TlsStream(below, tls, incoming, outgoing)
+            return TlsStream(below, tls, incoming, outgoing, rest)
 
 
-async def _look_at_hello(below: PlainStream, incoming: ssl.MemoryBIO) -> ClientHello | None:
-    """What the client asks for, with all that was read in ``incoming``."""
+async def _look_at_hello(below: PlainStream) -> tuple[ClientHello | None, bytes]:
+    """What the client asks for, and all that was read for it."""
     reader = ClientHelloReader()
+    received = b""
     # Cut into records of a byte each, it may be six times as long. Nobody does that but to fill memory.
-    while incoming.pending < _MOST_BARREN:
+    while len(received) < _MOST_BARREN:
         data = await below.receive_some(_RECORD)
         if not data:
             raise TlsFailed("HUNG_UP")
-        incoming.write(data)
+        received += data
         try:
             hello = reader.feed(data)
         except BadClientHello:
-            return None
+            return None, received
         if hello is not None:
-            return hello
+            return hello, received
     raise TlsFailed("EXCESSIVE_MESSAGE_SIZE")
 
 
@@ -252,6 +276,10 @@ async def _send(below: PlainStream, outgoing: ssl.MemoryBIO) -> None:
         await below.send_all(outgoing.read())
     except trio.BrokenResourceError:
         raise TlsFailed("HUNG_UP") from None
+
+
+def _piece(data: bytes, start: int) -> bytes | memoryview:
+    return data if len(data) <= _PIECE else memoryview(data)[start : start + _PIECE]
 
 
 def _batches(frames: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:

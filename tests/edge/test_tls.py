@@ -1,6 +1,7 @@
 """TLS: what is spoken, what is refused, how certificates change, and what becomes of bytes in between."""
 
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -509,3 +510,41 @@ def test_peer_that_asks_for_new_keys_gets_them_and_its_answer(
                 assert data, seen
                 seen += data
         assert b"<<< TLS 1.3, Handshake [length 0005], KeyUpdate" in seen
+
+
+class Mallinfo(ctypes.Structure):
+    """mallinfo2(3), of which 4 is what is mapped, and 7 what is in use of the heap."""
+
+    _fields_ = (("values", ctypes.c_size_t * 10),)
+
+
+def allocated() -> int:
+    """Bytes that this process has from malloc, OpenSSL's among them."""
+    mallinfo = ctypes.CDLL(None).mallinfo2
+    mallinfo.restype = Mallinfo
+    values = mallinfo().values
+    return int(values[4] + values[7])
+
+
+def test_stream_that_has_carried_much_at_once_holds_little_more_than_an_idle_one(pair: Pair) -> None:
+    count, size = 20, 200_000
+    with contextlib.ExitStack() as stack:
+        all_ends = []
+        for _ in range(count):
+            ours, theirs = (stack.enter_context(end) for end in socket.socketpair())
+            ends = tls_over(PlainStream(ours), pair)
+            ends.client.write(bytes(size))
+            all_ends.append((ends, theirs, ends.outgoing.read()))
+        before = allocated()
+        for ends, theirs, encrypted in all_ends:
+            left = size
+            for start in range(0, len(encrypted), 65_536):
+                theirs.sendall(encrypted[start : start + 65_536])
+                while data := ends.stream.try_receive(65_536):
+                    left -= len(data)
+            assert not left
+            left = size
+            while left:
+                left -= ends.stream.try_send([bytes(left)])
+                theirs.recv(1 << 20)
+        assert allocated() - before <= count * 32 * 1024
