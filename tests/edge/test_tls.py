@@ -489,6 +489,26 @@ def test_all_that_was_sent_is_received_however_it_comes_and_the_end_after_it(
         assert received == b"".join(bytes([number]) * size for number, size in enumerate(sizes))
 
 
+@pytest.mark.parametrize(
+    ("record", "count", "least", "most"), [(16_384, 6, 98_304, 98_304), (1, 8_000, 1, 3_000)]
+)
+def test_a_read_brings_all_that_is_there_unless_it_is_next_to_nothing_for_its_bytes(
+    pair: Pair, record: int, count: int, least: int, most: int
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        ends = tls_over(PlainStream(ours), pair)
+        for _ in range(count):
+            ends.client.write(bytes(record))
+        theirs.sendall(ends.outgoing.read())
+        sizes = []
+        while data := ends.stream.try_receive(98_304):
+            sizes.append(len(data))
+        assert least <= sizes[0] <= most
+        assert sum(sizes) == record * count
+
+
 def test_peer_that_asks_for_new_keys_gets_them_and_its_answer(
     start_relay: Callable[..., RelayProcess], pair: Pair
 ) -> None:
