@@ -38,8 +38,9 @@ check: lint types test ## All of CI
 soak: $(VENV)/installed ## Five minutes of random traffic and kills; ARGS="--minutes 1" shortens it
 	$(VENV)/bin/python -m tests.soak $(ARGS)
 
-attacks: $(VENV)/installed ## Attack a relay in earnest, and see what it costs: minutes; wants root
+attacks: $(VENV)/installed ## Attack a relay in earnest, plain and over TLS, and see what it costs: a quarter of an hour; wants root
 	ATTACK_SIZE=large $(VENV)/bin/python -m pytest tests/attacks $(ARGS)
+	ATTACK_SIZE=large ATTACK_OVER=tls $(VENV)/bin/python -m pytest tests/attacks $(ARGS)
 
 fuzz: $(VENV)/installed ## Ten minutes of hostile bytes for each reader of them; ARGS="--minutes 1 head" narrows it
 	$(VENV)/bin/pip install --quiet --group fuzz
@@ -48,8 +49,8 @@ fuzz: $(VENV)/installed ## Ten minutes of hostile bytes for each reader of them;
 restarts: $(VENV)/installed ## Restart under 2,000 phones: how long until all are back; wants Go
 	$(VENV)/bin/python -m tests.restarts $(ARGS)
 
-acme: $(VENV)/installed ## Certificates from a real CA, and every fault between it and a relay; wants pebble
-	$(VENV)/bin/python -m pytest tests/acme/issuance.py tests/acme/faults.py $(ARGS)
+acme: $(VENV)/installed ## Certificates from a real CA, and every fault between it and a relay; wants pebble and haproxy
+	$(VENV)/bin/python -m pytest tests/acme/issuance.py tests/acme/behind_haproxy.py tests/acme/faults.py $(ARGS)
 
 bench: compiled ## Compare with other relays and write docs/performance.md; takes minutes
 	$(VENV)/bin/python -m tests.benchmarks $(ARGS)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
@@ -19,6 +20,7 @@ from relayd.edge.certificates import BadCertificate
 from relayd.edge.listener import CannotListen
 from relayd.edge.passed import PassedSockets, take_passed_sockets
 from relayd.flags import Parser, add_settings, given
+from relayd.ops.journal import error_line
 from relayd.ops.log import Log
 from relayd.ops.production import NotForProduction, refuse_process
 from relayd.ops.systemd import ServiceManager
@@ -56,18 +58,39 @@ address could not be listened on. 2: a setting was refused.
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run relayd with ``arguments`` (`sys.argv` without them); return the exit status."""
-    parser = _parser()
-    parser.refuse_unknown_flags(sys.argv[1:] if arguments is None else arguments, COMMANDS)
-    options = parser.parse_args(arguments)
-    if options.command is not None:
-        return _run_command(options)
+    asked: argparse.Namespace | int = 128 + signal.SIGPIPE
+    try:
+        asked = _asked(arguments)
+    except* BrokenPipeError:
+        # Who reads has seen enough, as of `relayd check | head -1`. SIGPIPE ends others then, which Python
+        # ignores: so our status is theirs, and Python's own flush at the end has nothing to complain of.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return asked if isinstance(asked, int) else _relay(asked)
+
+
+def _asked(arguments: Sequence[str] | None) -> argparse.Namespace | int:
+    """The options of the relay that is asked for; or the exit status of what was, if it is done.
+
+    Raises BrokenPipeError, or a group of it, if nobody reads the output.
+    """
+    try:
+        parser = _parser()
+        parser.refuse_unknown_flags(sys.argv[1:] if arguments is None else arguments, COMMANDS)
+        options = parser.parse_args(arguments)
+        return options if options.command is None else _run_command(options)
+    finally:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+
+
+def _relay(options: argparse.Namespace) -> int:
     passed = take_passed_sockets(os.environ, os.getpid())
     manager = ServiceManager.from_environment(os.environ, os.getpid())
     reread = partial(load, given(options), os.environ, passed.addresses)
     try:
         return _serve(reread().settings, lambda: reread().settings, passed, manager)
     except (BadSetting, BadCertificate, NotForProduction) as refusal:
-        print(f"relayd: {refusal}", file=sys.stderr)
+        print(error_line(f"relayd: {refusal}"), file=sys.stderr)
         return 2
 
 
@@ -82,7 +105,7 @@ def _serve(
             return trio.run(run, settings, log, reread, passed, manager)
     except* (CannotListen, NotForProduction) as failures:
         for failure in failures.exceptions:
-            print(f"relayd: {_innermost(failure)}", file=sys.stderr)
+            print(error_line(f"relayd: {_innermost(failure)}"), file=sys.stderr)
     return 1
 
 
@@ -96,10 +119,10 @@ def _run_command(options: argparse.Namespace) -> int:
     try:
         code: int = _command(options.command).run(options)
     except BadSetting as refusal:
-        print(f"relayd: {refusal}", file=sys.stderr)
+        print(error_line(f"relayd: {refusal}"), file=sys.stderr)
         return 2
     except Unanswered as failure:
-        print(f"relayd: {failure}", file=sys.stderr)
+        print(error_line(f"relayd: {failure}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

@@ -26,9 +26,9 @@ class BadSetting(ValueError):
     """A value or a file was refused; its text is the one line to show."""
 
     @classmethod
-    def value(cls, name: str, source: str, value: str, accepted: str) -> "BadSetting":
-        """The setting called ``name`` has a ``value`` from ``source`` that is not ``accepted``."""
-        return cls(f"{name}: {source} is {_quoted(value)}, but {accepted} is accepted")
+    def value(cls, source: str, value: str, accepted: str) -> "BadSetting":
+        """A setting has a ``value`` from ``source``, whose words name the setting, that is not ``accepted``."""
+        return cls(f"{source} is {_quoted(value)}, but {accepted} is accepted")
 
 
 @frozen
@@ -60,7 +60,7 @@ def load(
         try:
             values[name] = _KNOWN[name].parse(text)
         except ValueError:
-            raise BadSetting.value(flag_of(name), source, text, _KNOWN[name].accepted) from None
+            raise BadSetting.value(source, text, _KNOWN[name].accepted) from None
         sources[name] = source
     elsewhere = (*values.get("metrics_listen", ()), *values.get("http_listen", ()))
     taken = {address.fd for address in elsewhere}

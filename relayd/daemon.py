@@ -15,10 +15,11 @@ from relayd.edge.admission import Admission, Refusal
 from relayd.edge.arrivals import Arrivals, Newcomer
 from relayd.edge.caller import Caller
 from relayd.edge.certificates import Certificates
-from relayd.edge.connection import NeverOpened, Shared, WebSocket
+from relayd.edge.connection import NeverOpened, WebSocket
 from relayd.edge.http import Endpoint
 from relayd.edge.listener import Listener, accept_connections, open_listener
 from relayd.edge.passed import PassedSockets
+from relayd.edge.shared import Shared
 from relayd.edge.stream import PlainStream
 from relayd.edge.tally import Tally
 from relayd.edge.timing import Timing

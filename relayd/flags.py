@@ -8,6 +8,7 @@ from typing import NoReturn
 from attrs import fields
 
 from relayd.configuration import DEFAULT_FILE
+from relayd.ops.journal import error_line
 from relayd.settings import Settings, flag_of, setting_of, shown
 
 __all__ = ["Parser", "add_settings", "given"]
@@ -18,7 +19,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Exit with status 2."""
-        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+        self.exit(2, error_line(f"{self.prog}: {message} (see {self.prog} --help)\n"))
 
     def refuse_unknown_flags(self, arguments: Sequence[str], before: Collection[str]) -> None:
         """Exit, with the nearest name, if a flag among ``arguments`` is none, up to the first of ``before``.

@@ -1,18 +1,17 @@
-"""Every setting: its default, and what is accepted.
+"""Every setting: its default, what is accepted, and what cannot be together.
 
-One attrs field per setting. The flag, the environment variable, the key in the file, `--help`,
-``relayd check`` and the message that refuses a value are all made from that field, so they cannot
-disagree. Where values come from is `relayd.configuration`'s.
+One attrs field per setting. What such a field carries is `relayd.setting`'s, and where values come from is
+`relayd.configuration`'s.
 """
 
-from collections.abc import Callable, Iterator
-from typing import Any, Final, TypeVar
+from collections.abc import Iterator
+from typing import Final
 
-from attrs import Attribute, evolve, field, fields, frozen
+from attrs import evolve, fields, frozen
 
 from relayd.ops.events import LEVELS, Level
+from relayd.setting import count, duration, flag_of, rate, room, setting, setting_of, shown
 from relayd.values import (
-    LEAST_RATE,
     Address,
     Auto,
     LogFormat,
@@ -29,26 +28,20 @@ from relayd.values import (
     parse_metrics_addresses,
     parse_path,
     parse_proxy_protocol,
-    parse_rate,
     parse_socket,
     parse_state_directory,
     parse_switch,
     parse_trusted_proxies,
-    seconds,
-    whole,
     whole_or_auto,
 )
 
 __all__ = [
     "DEFAULT_ADMIN_SOCKET",
-    "Setting",
     "Settings",
     "flag_of",
     "setting_of",
     "shown",
 ]
-
-T = TypeVar("T")
 
 LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
 
@@ -59,129 +52,11 @@ DEFAULT_ADMIN_SOCKET: Final = "/run/relayd/admin.sock"
 """What ``auto`` stands for."""
 
 
-@frozen
-class Setting:
-    """What the field of a setting carries beside its default."""
-
-    parse: Callable[[str], Any]
-    """Raises ValueError for a value that is not accepted."""
-    accepted: str
-    metavar: str
-    help: str
-    live: bool = False
-    """Whether SIGHUP can change it while relayd runs."""
-    weakest: float | None = None
-    """Of a limit: the highest value with which ``--production`` takes it for one."""
-    zero_is_none: bool = False
-    """Whether 0 stands for no limit at all."""
-
-
-def setting_of(attribute: "Attribute[Any]") -> Setting:
-    """The `Setting` of a field of `Settings`."""
-    setting = attribute.metadata["setting"]
-    assert isinstance(setting, Setting)
-    return setting
-
-
-def flag_of(name: str) -> str:
-    """The name of the field called ``name`` to those who set it, without dashes in front: ``max-phones``."""
-    return name.replace("_", "-")
-
-
-def shown(value: object) -> str:
-    """A setting's value as one would write it."""
-    if isinstance(value, tuple):
-        return ", ".join(str(item) for item in value) or "off"
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return f"{value:g}" if isinstance(value, float) else str(value) or "off"
-
-
-def _setting(
-    default: T,
-    parse: Callable[[str], T],
-    *,
-    accepted: str,
-    metavar: str,
-    help: str,  # noqa: A002
-    live: bool = False,
-    weakest: float | None = None,
-    zero_is_none: bool = False,
-) -> T:
-    setting = Setting(parse, accepted, metavar, help, live, weakest, zero_is_none)
-    value: T = field(default=default, metadata={"setting": setting})
-    return value
-
-
-def _duration(
-    default: float,
-    help: str,  # noqa: A002
-    lowest: float = 0.001,
-    *,
-    live: bool = False,
-    weakest: float | None = None,
-) -> float:
-    return _setting(
-        default,
-        seconds(lowest, 86400.0),
-        accepted=f"a number of seconds from {lowest:g} to 86400, such as 30 or 0.5",
-        metavar="SECONDS",
-        help=help,
-        live=live,
-        weakest=weakest,
-    )
-
-
-def _rate(sender: str) -> Rate:
-    return _setting(
-        Rate(),
-        parse_rate,
-        accepted="off, or BYTES/FRAMES such as 1048576/500, either of them 0 for no bound, and otherwise "
-        f"{LEAST_RATE} bytes or more,",
-        metavar="BYTES/FRAMES",
-        help=f"most that one {sender} may send in a second, such as 1048576/500, either of them 0 for no "
-        "bound; beyond it relayd reads more slowly, and drops nothing",
-        live=True,
-    )
-
-
-def _count(
-    default: int,
-    help: str,  # noqa: A002
-    lowest: int,
-    highest: int,
-    metavar: str,
-    weakest: int | None = None,
-) -> int:
-    return _setting(
-        default,
-        whole(lowest, highest),
-        accepted=f"a whole number from {lowest} to {highest}",
-        metavar=metavar,
-        help=help,
-        live=True,
-        weakest=weakest,
-        zero_is_none=not lowest,
-    )
-
-
-def _room(help: str, weakest: int | None = None) -> int | Auto:  # noqa: A002
-    return _setting(
-        "auto",
-        whole_or_auto(1, 1_000_000),
-        accepted="auto, or a whole number from 1 to 1000000",
-        metavar="COUNT",
-        help=f"{help}; auto is what there is room for: see `relayd check`",
-        live=True,
-        weakest=weakest,
-    )
-
-
 @frozen(kw_only=True)
 class Settings:
     """The whole configuration. Durations are seconds, sizes are bytes."""
 
-    listen: tuple[Address, ...] = _setting(
+    listen: tuple[Address, ...] = setting(
         (Address(host="127.0.0.1", port=8080),),
         parse_listeners,
         accepted="an address such as :8080, 8080, 10.0.0.5:8080, [::1]:8080, unix:/run/relayd.sock or fd:NAME, "
@@ -194,7 +69,7 @@ class Settings:
         "+tls or +plain says whether TLS is spoken there (by default: if there is a certificate), +proxy or "
         "+direct whether a PROXY header comes first (by default: as --proxy-protocol says)",
     )
-    tls_cert: str = _setting(
+    tls_cert: str = setting(
         "",
         parse_path,
         accepted="an absolute path, or off,",
@@ -202,14 +77,14 @@ class Settings:
         help="certificate chain in PEM, the server's own first; with it every listener speaks TLS that is not "
         "marked +plain; read again when it changes, and on SIGHUP",
     )
-    tls_key: str = _setting(
+    tls_key: str = setting(
         "",
         parse_path,
         accepted="an absolute path, or off,",
         metavar="FILE",
         help="private key of --tls-cert in PEM, which others must not be able to read",
     )
-    domain: tuple[str, ...] = _setting(
+    domain: tuple[str, ...] = setting(
         (),
         parse_domains,
         accepted="off, or a host name such as relay.example.org (an international one as xn--…; no wildcard), "
@@ -219,7 +94,7 @@ class Settings:
         "to set it is to agree to the CA's terms of service, whose address the log shows; give it again for "
         "more, each with a certificate of its own",
     )
-    http_listen: tuple[Address, ...] = _setting(
+    http_listen: tuple[Address, ...] = setting(
         (),
         parse_http_addresses,
         accepted="off, or an address such as :80, 10.0.0.5:80 or fd:NAME, each once,",
@@ -227,7 +102,7 @@ class Settings:
         help="where to show a CA challenges by http-01, and nothing else to anybody: :80; without it, "
         "tls-alpn-01 on the port of TLS, 443, has to do",
     )
-    state_dir: str = _setting(
+    state_dir: str = setting(
         "auto",
         parse_state_directory,
         accepted="an absolute path or auto",
@@ -235,28 +110,28 @@ class Settings:
         help="directory, of relayd's own and with mode 0700, for keys and certificates of --domain; auto is "
         "systemd's StateDirectory=, or else /var/lib/relayd",
     )
-    acme_directory: str = _setting(
+    acme_directory: str = setting(
         LETS_ENCRYPT,
         parse_https_url,
         accepted="a URL that begins with https://",
         metavar="URL",
         help="the CA of --domain, by the URL of its ACME directory",
     )
-    acme_ca_file: str = _setting(
+    acme_ca_file: str = setting(
         "",
         parse_path,
         accepted="an absolute path, or off,",
         metavar="FILE",
         help="certificates in PEM to trust for TLS with the CA, instead of the public ones",
     )
-    acme_email: str = _setting(
+    acme_email: str = setting(
         "",
         parse_email,
         accepted="one e-mail address, or off,",
         metavar="ADDRESS",
         help="where the CA may write to",
     )
-    acme_eab_file: str = _setting(
+    acme_eab_file: str = setting(
         "",
         parse_path,
         accepted="an absolute path, or off,",
@@ -264,7 +139,7 @@ class Settings:
         help='TOML with key-id = "…" and hmac-key = "…" (base64url), of an account with the CA; for a CA that '
         "issues to its customers only; others must not be able to read it",
     )
-    metrics_listen: tuple[Address, ...] = _setting(
+    metrics_listen: tuple[Address, ...] = setting(
         (),
         parse_metrics_addresses,
         accepted="off, or an address such as 9464, 0.0.0.0:9464, [::1]:9464, unix:/run/m.sock or fd:NAME, each "
@@ -274,7 +149,7 @@ class Settings:
         "an interface's address written out: 10.0.0.5:9464, 0.0.0.0:9464 for all; fd:NAME or fd:4 is a socket "
         "that systemd passed on; give it again for more",
     )
-    proxy_protocol: ProxyProtocol = _setting(
+    proxy_protocol: ProxyProtocol = setting(
         "off",
         parse_proxy_protocol,
         accepted="off or require",
@@ -283,54 +158,58 @@ class Settings:
         "version 1 or 2, that says whose it is; off: none does; a listener marked +proxy or +direct goes its "
         "own way",
     )
-    trusted_proxies: tuple[TrustedProxy, ...] = _setting(
+    trusted_proxies: tuple[TrustedProxy, ...] = setting(
         (),
         parse_trusted_proxies,
-        accepted="off, or networks such as 10.0.0.0/8, 192.0.2.7 or 2001:db8::/32, with no bit set behind the "
-        "prefix, or the word unix, each once,",
+        accepted="off, or networks such as 10.0.0.0/8, 192.0.2.7 (as IPv4, never ::ffff:192.0.2.7) or "
+        "2001:db8::/32, with no bit set behind the prefix, or the word unix, each once,",
         metavar="CIDR",
         help="proxies that are believed when they say who is calling, by a PROXY header, X-Forwarded-For or "
         "Forwarded: addresses or networks, or unix for whoever may open unix sockets; give it again for more",
         live=True,
     )
-    grace: float = _duration(
+    grace: float = duration(
         30.0, "how long the phones of a binary that went away wait for it to come back", lowest=0.0, weakest=300
     )
-    heartbeat_interval: float = _duration(30.0, "time between two pings to a peer", weakest=300)
-    heartbeat_timeout: float = _duration(
+    heartbeat_interval: float = duration(30.0, "time between two pings to a peer", weakest=300)
+    heartbeat_timeout: float = duration(
         30.0, "close a peer that gives no sign of life this long after a ping", weakest=300
     )
-    probe_timeout: float = _duration(
+    probe_timeout: float = duration(
         10.0,
         "how long the holder of a server-id has to answer when another binary claims it",
         live=True,
         weakest=60,
     )
-    handshake_timeout: float = _duration(
-        5.0, "how long a client has for its whole request head", live=True, weakest=60
+    handshake_timeout: float = duration(
+        5.0,
+        "how long a client has for a PROXY header, TLS and its whole request head together; its answer may "
+        "take as long again",
+        live=True,
+        weakest=60,
     )
-    message_timeout: float = _duration(
+    message_timeout: float = duration(
         30.0, "how long a message may take from its first byte to its last", live=True, weakest=300
     )
-    write_timeout: float = _duration(
+    write_timeout: float = duration(
         10.0, "close a peer that takes none of the bytes waiting for it for this long", live=True, weakest=120
     )
-    drain_timeout: float = _duration(
+    drain_timeout: float = duration(
         10.0,
         "after SIGTERM, SIGINT or `relayd drain`, how long to wait for connections to close",
         lowest=0.0,
         live=True,
     )
-    max_frame_bytes: int = _count(
+    max_frame_bytes: int = count(
         262144, "largest message accepted", 1, 64 * 1024 * 1024, "BYTES", weakest=4 * 1024 * 1024
     )
-    max_phones: int = _count(
+    max_phones: int = count(
         16, "phones that one server-id may have at a time", 1, 1_000_000, "COUNT", weakest=1024
     )
-    max_connections: int | Auto = _room(
+    max_connections: int | Auto = room(
         "connections that there may be at a time, in all; one more gets 503", weakest=500_000
     )
-    max_connections_per_address: int = _count(
+    max_connections_per_address: int = count(
         256,
         "connections that one address may have at a time (IPv6: one /64); one more gets 503",
         1,
@@ -338,11 +217,11 @@ class Settings:
         "COUNT",
         weakest=10_000,
     )
-    max_handshakes: int | Auto = _room(
+    max_handshakes: int | Auto = room(
         "connections whose request is not answered yet, beside the others; one more gets 503 unread",
         weakest=20_000,
     )
-    upgrade_rate: int = _count(
+    upgrade_rate: int = count(
         10,
         "upgrades that one address (IPv6: one /64) may ask for in a minute, after a burst; one more gets 429; "
         "0 is no limit, and there is none for loopback addresses and unix sockets, where proxies are",
@@ -351,7 +230,7 @@ class Settings:
         "COUNT",
         weakest=600,
     )
-    upgrade_burst: int = _count(
+    upgrade_burst: int = count(
         20,
         "upgrades that one address may ask for at once, before --upgrade-rate",
         1,
@@ -359,7 +238,7 @@ class Settings:
         "COUNT",
         weakest=2_000,
     )
-    outbox_bytes: int = _count(
+    outbox_bytes: int = count(
         4194304,
         "most that may wait for one phone; beyond it the phone is closed",
         1,
@@ -367,7 +246,7 @@ class Settings:
         "BYTES",
         weakest=64 * 1024 * 1024,
     )
-    production: bool = _setting(
+    production: bool = setting(
         False,
         parse_switch,
         accepted="true or false",
@@ -375,7 +254,7 @@ class Settings:
         help="refuse to start as what the internet should not meet: as root, with capabilities, without TLS "
         "where no proxy does it, with a limit so high that it is none (docs/security.md has them all)",
     )
-    max_buffered_bytes: int | Auto = _setting(
+    max_buffered_bytes: int | Auto = setting(
         "auto",
         whole_or_auto(1048576, 1024**4),
         accepted="auto, or a whole number from 1048576 to 1099511627776",
@@ -385,9 +264,9 @@ class Settings:
         live=True,
         weakest=64 * 1024**3,
     )
-    phone_rate: Rate = _rate("phone")
-    binary_rate: Rate = _rate("binary")
-    require_token: bool = _setting(
+    phone_rate: Rate = rate("phone")
+    binary_rate: Rate = rate("binary")
+    require_token: bool = setting(
         True,
         parse_switch,
         accepted="true or false",
@@ -395,7 +274,7 @@ class Settings:
         help="refuse phones that send no x-pyrycode-token header (its value is never looked at)",
         live=True,
     )
-    log_level: Level = _setting(
+    log_level: Level = setting(
         "info",
         parse_level,
         accepted=f"one of {', '.join(LEVELS)}",
@@ -403,7 +282,7 @@ class Settings:
         help=f"least important events to log: {', '.join(LEVELS)}",
         live=True,
     )
-    log_format: LogFormat = _setting(
+    log_format: LogFormat = setting(
         "auto",
         parse_log_format,
         accepted="one of auto, text, json, journal",
@@ -411,7 +290,7 @@ class Settings:
         help="auto (the journal if stderr leads there, text on a terminal, JSON lines elsewhere), text, json "
         "or journal (auto, with a warning, where no journal is)",
     )
-    admin_socket: str = _setting(
+    admin_socket: str = setting(
         "auto",
         parse_socket,
         accepted="an absolute path of at most 107 bytes, auto or off",
@@ -449,9 +328,15 @@ class Settings:
                     "that may send it, as in --trusted-proxies 127.0.0.1"
                 )
         if self.domain and not any(self.resolved(address).tls for address in self.listen):
-            return "domain: is set, but every listener is marked +plain, so nobody would see its certificate"
+            return (
+                "domain: is set, but every listener is marked +plain, so nobody would see its certificate: "
+                "leave +plain away from one of them, or add one, as in --listen :443"
+            )
         if self.http_listen and not self.domain:
-            return "http-listen: is set, but domain is not, so no CA would come there"
+            return (
+                "http-listen: is set, but domain is not, so no CA would come there: set domain to the name "
+                "that leads here, as in --domain relay.example.org, or do not set http-listen"
+            )
         return next(self._too_weak(), None) if self.production else None
 
     def _too_weak(self) -> Iterator[str]:

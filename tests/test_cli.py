@@ -10,12 +10,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import cast
 
 import pytest
 from attrs import fields
 from websockets.sync.client import connect, unix_connect
 
 from relayd import __version__
+from relayd.cli import main
 from relayd.ops.capacity import System, buffer_limit, limits_of
 from relayd.settings import Settings
 from tests.command_line import relayd
@@ -107,6 +109,54 @@ def test_what_is_refused_exits_2_with_one_line(flags: list[str], named: list[str
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1
     assert [part for part in named if part not in done.stderr] == []
+
+
+@pytest.mark.parametrize(
+    "flags", [["--grace", "long"], ["--unknown"], ["check", "--grace", "long"], ["status"]]
+)
+@pytest.mark.parametrize("to_journal", [True, False])
+def test_what_is_refused_is_an_error_to_the_journal_if_stderr_leads_there(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: list[str], to_journal: bool
+) -> None:
+    stderr = os.fstat(2)
+    # The variable is inherited by processes whose stderr is somewhere else by now.
+    monkeypatch.setenv("JOURNAL_STREAM", f"{stderr.st_dev}:{stderr.st_ino + (not to_journal)}")
+    monkeypatch.setenv("RELAYD_CONFIG", "/dev/null")
+    monkeypatch.setenv("RELAYD_ADMIN_SOCKET", "off")
+    with suppress(SystemExit):
+        main(flags)
+    said = capfd.readouterr().err
+    assert said.startswith("<3>relayd" if to_journal else "relayd")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["check"], 128 + signal.SIGPIPE),
+        (["systemd", "install", "--dry-run", "--root", "/nowhere"], 128 + signal.SIGPIPE),
+        (["systemd", "uninstall", "--dry-run", "--root", "/nowhere"], 128 + signal.SIGPIPE),
+        (["--version"], 128 + signal.SIGPIPE),
+        # argparse has seen to it, for a text that is longer than Python's buffer.
+        (["--help"], 0),
+    ],
+)
+def test_a_reader_that_has_seen_enough_ends_whatever_prints_as_sigpipe_would(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, arguments: list[str], expected: int
+) -> None:
+    monkeypatch.setenv("RELAYD_CONFIG", "/dev/null")
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        try:
+            status = main(arguments)
+        except SystemExit as stop:
+            status = cast("int", stop.code)
+        assert status == expected
+        # As the interpreter does at its end.
+        stdout.flush()
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -235,7 +285,7 @@ def test_a_variable_that_is_refused_exits_2_with_one_line_that_names_it() -> Non
         check=False,
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    for part in ("grace", "RELAYD_GRACE", "soon", "a number of seconds"):
+    for part in ("RELAYD_GRACE", "soon", "a number of seconds"):
         assert part in done.stderr
 
 

@@ -214,11 +214,16 @@ def test_a_bad_value_is_refused_in_one_line_naming_setting_source_and_value(name
     with pytest.raises(BadSetting) as refusal:
         load({}, {f"RELAYD_{name.upper()}": text})
     line = str(refusal.value)
-    assert line.startswith(f"{name.replace('_', '-')}: the environment variable RELAYD_{name.upper()} is ")
+    assert line.startswith(f"the environment variable RELAYD_{name.upper()} is ")
     assert line.endswith(" is accepted")
     assert line.isprintable()
-    with pytest.raises(BadSetting, match=f"the flag --{name.replace('_', '-')} is "):
+    with pytest.raises(BadSetting, match=f"^the flag --{name.replace('_', '-')} is "):
         load({name: text}, {})
+
+
+def test_a_mapped_address_of_a_proxy_is_refused_with_the_reason() -> None:
+    with pytest.raises(BadSetting, match=r"\(as IPv4, never ::ffff:"):
+        load({"trusted_proxies": "::ffff:10.0.0.1"}, {})
 
 
 def from_file(path: Path, text: str) -> Loaded:
@@ -267,11 +272,11 @@ def test_a_variable_wins_over_the_file_and_a_flag_over_both(tmp_path: Path) -> N
         ("max_phones = 3", ['there is no setting "max_phones"', "did you mean max-phones?"]),
         ("max-fones = 3", ['there is no setting "max-fones"', "did you mean max-phones?"]),
         ("xyzzy = 3", ['there is no setting "xyzzy"']),
-        ("grace = true", ["grace: grace in ", '"true"', "a number of seconds"]),
-        ("[grace]\na = 1", ["grace: grace in ", "a number of seconds"]),
-        ("grace = 1979-05-27", ["grace: grace in ", "a number of seconds"]),
-        ("max-phones = 1.5", ["max-phones: max-phones in ", '"1.5"']),
-        ("listen = []", ["listen: listen in ", "an address such as"]),
+        ("grace = true", ["grace in ", '"true"', "a number of seconds"]),
+        ("[grace]\na = 1", ["grace in ", "a number of seconds"]),
+        ("grace = 1979-05-27", ["grace in ", "a number of seconds"]),
+        ("max-phones = 1.5", ["max-phones in ", '"1.5"']),
+        ("listen = []", ["listen in ", "an address such as"]),
         ("grace =", ["is not TOML"]),
         (f"grace = {'9' * 5000}", ["is not TOML"]),
         (f"grace = {'[' * 5000}", ["is not TOML"]),
@@ -285,6 +290,20 @@ def test_a_file_that_is_refused_is_refused_in_one_line(tmp_path: Path, text: str
     assert [part for part in named if part not in line] == []
     assert "relayd.toml" in line
     assert line.isprintable()
+
+
+@pytest.mark.parametrize(
+    "source", ["the flag --max-phones", "the environment variable RELAYD_MAX_PHONES", "file"]
+)
+def test_a_value_that_is_refused_is_named_once_with_where_it_comes_from(tmp_path: Path, source: str) -> None:
+    path = tmp_path / "relayd.toml"
+    path.write_text("max-phones = 'many'\n" if source == "file" else "")
+    flags = {"config": str(path), **({"max_phones": "many"} if "flag" in source else {})}
+    variables = {"RELAYD_MAX_PHONES": "many"} if "variable" in source else {}
+    with pytest.raises(BadSetting) as refusal:
+        load(flags, variables)
+    named = f"max-phones in {path}" if source == "file" else source
+    assert str(refusal.value) == f'{named} is "many", but a whole number from 1 to 1000000 is accepted'
 
 
 def test_a_file_that_was_named_must_be_there_and_readable(tmp_path: Path) -> None:
@@ -362,8 +381,15 @@ def test_a_reload_that_leaves_a_listener_without_its_proxies_is_refused() -> Non
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        ({"http_listen": ":80"}, "http-listen: is set, but domain is not"),
-        ({"domain": "a.example", "listen": ":80+plain"}, "domain: is set, but every listener is marked +plain"),
+        (
+            {"http_listen": ":80"},
+            "http-listen: is set, but domain is not, so no CA would come there: set domain to",
+        ),
+        (
+            {"domain": "a.example", "listen": ":80+plain"},
+            "domain: is set, but every listener is marked +plain, so nobody would see its certificate: "
+            "leave +plain away from one of them, or add one",
+        ),
         (
             {"listen": ":443+tls"},
             "listen: :443+tls is to speak TLS, for which domain, or tls-cert and tls-key,",

@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from typing import Final
 
 from attrs import fields
 
@@ -10,10 +11,21 @@ from relayd.configuration import BadSetting, load
 from relayd.edge.certificates import BadCertificate, read_certificate
 from relayd.flags import add_settings, given
 from relayd.ops.capacity import System, buffer_limit, limits_of
-from relayd.ops.production import NotForProduction, refuse_listener, refuse_metrics_listener
+from relayd.ops.journal import error_line
+from relayd.ops.production import (
+    NotForProduction,
+    refuse_listener,
+    refuse_metrics_listener,
+    refuse_process,
+)
 from relayd.settings import Settings, flag_of, shown
 
 __all__ = ["configure", "run"]
+
+_NOT_LOOKED_AT: Final = (
+    "relayd: who runs it is looked at when it starts, not here: with production it does not start as root, nor "
+    "with more capabilities than cap_net_bind_service, as this check was run"
+)
 
 
 def configure(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
             if not address.fd:
                 refuse_metrics_listener(address, loaded.settings)
     except (BadSetting, BadCertificate, NotForProduction) as refusal:
-        print(f"relayd: {refusal}", file=sys.stderr)
+        print(error_line(f"relayd: {refusal}"), file=sys.stderr)
         return 2
     system = System.here()
     limits = limits_of(loaded.settings, system)
@@ -52,4 +64,15 @@ def run(options: argparse.Namespace) -> int:
     widths = [max(len(row[column]) for row in rows) for column in range(2)]
     for name, value, source in rows:
         print(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}")
+    if loaded.settings.production and _is_too_mighty():
+        print(_NOT_LOOKED_AT, file=sys.stderr)
     return 0
+
+
+def _is_too_mighty() -> bool:
+    """Whether a relay that is started as we were would be refused: no fault of the settings, as under sudo."""
+    try:
+        refuse_process()
+    except NotForProduction:
+        return True
+    return False

@@ -85,16 +85,19 @@ def run(options: argparse.Namespace) -> int:
     try:
         if options.action == "uninstall":
             return _uninstall(root, dry_run=options.dry_run)
-        if options.root is None and (hidden := _out_of_reach()) is not None:
-            print(_ELSEWHERE.format(hidden), file=sys.stderr)
-            return 1
-        return _install(root, dry_run=options.dry_run)
+        return _install(root, _out_of_reach() if options.root is None else None, dry_run=options.dry_run)
     except OSError as error:
+        if error.filename is None:  # That of standard output, to which we print.
+            raise
         print(f"relayd: {error.filename}: {error.strerror}", file=sys.stderr)
         return 1
 
 
-def _install(root: Path, *, dry_run: bool) -> int:
+def _install(root: Path, hidden: Path | None, *, dry_run: bool) -> int:
+    """``hidden`` is what of this relayd a service could not reach: then nothing is written."""
+    if hidden is not None and not dry_run:
+        print(_ELSEWHERE.format(hidden), file=sys.stderr)
+        return 1
     units = {_below(root, _UNIT_DIRECTORY / name): _sealed(text) for name, text in _units().items()}
     if _any_edited(list(units)):
         return 1
@@ -108,6 +111,11 @@ def _install(root: Path, *, dry_run: bool) -> int:
         print(f"unchanged {settings}")
     else:
         _write(settings, _sealed(_example()), dry_run=dry_run)
+    if hidden is not None:
+        # In the end, as what was shown is long.
+        print(end="", flush=True)
+        print(_ELSEWHERE.format(hidden), file=sys.stderr)
+        return 1
     print(_INSTALLED)
     return 0
 

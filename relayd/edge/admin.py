@@ -281,8 +281,8 @@ def _connection(connection: Connection) -> dict[str, Any]:
         "age_seconds": round(trio.current_time() - connection.since, 3),
         "round_trip_seconds": None if round_trip is None else round(round_trip, 6),
         "backlog_bytes": connection.outbox.charge,
-        "frames_in": connection.received_count,
-        "bytes_in": connection.received_bytes,
+        "frames_in": connection.inbox.received_count,
+        "bytes_in": connection.inbox.received_bytes,
         "frames_out": connection.outbox.delivered,
         "bytes_out": connection.outbox.sent_bytes,
     }

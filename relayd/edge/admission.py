@@ -5,7 +5,6 @@ Addresses are counted by their key, which is None for those of whom there is no 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from ipaddress import IPv4Address, IPv6Address
 from math import ceil
 from typing import Final
 
@@ -13,6 +12,7 @@ from attrs import frozen
 
 from relayd.edge.buckets import TokenBuckets
 from relayd.ops.events import Bound
+from relayd.wire.address import IPAddress
 
 __all__ = ["DIALS_PER_UPGRADE", "Admission", "Limits", "Refusal", "key_of"]
 
@@ -52,17 +52,15 @@ class Refusal:
     """Seconds."""
 
 
-def key_of(address: IPv4Address | IPv6Address | None) -> int | None:
+def key_of(address: IPAddress | None) -> int | None:
     """What ``address`` is counted under: itself, or the /64 that it is in, which one customer has to himself.
 
     None for no address (a unix socket) and for loopback: that is a proxy that does not say for whom it
-    speaks, or this machine's own.
+    speaks, or this machine's own. IPv4-mapped ones are IPv4 by now: see `relayd.wire.address`.
     """
-    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
     if address is None or address.is_loopback:
         return None
-    if isinstance(address, IPv4Address):
+    if address.version == 4:
         return int(address)
     # Beyond all of IPv4, which so small a number could be taken for.
     return 1 << 64 | int(address) >> 64

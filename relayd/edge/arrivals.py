@@ -158,7 +158,7 @@ class Arrivals:
         outcome = "TIMEOUT"
         try:
             with trio.move_on_at(deadline):
-                tls = await accept_tls(stream, certificates.choose, look=certificates.by_hello)
+                tls = await accept_tls(stream, certificates.choose)
                 outcome = tls.version
                 return None if tls.protocol == CHALLENGE_PROTOCOL else tls
         except TlsFailed as failure:

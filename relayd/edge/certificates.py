@@ -110,11 +110,6 @@ class Certificates:
         # Without a certificate, a handshake ends with an alert.
         self._nothing = _server_context(_PROTOCOL)
 
-    @property
-    def by_hello(self) -> bool:
-        """Whether the choice depends on what the client says."""
-        return bool(self._by_name or self._challenges)
-
     def choose(self, hello: ClientHello | None) -> ssl.SSLContext:
         """What a client that says ``hello`` gets."""
         hello = hello or ClientHello()

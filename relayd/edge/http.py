@@ -34,6 +34,9 @@ _ENDPOINTS: Final[dict[bytes, Endpoint]] = {
     b"/readyz": "readyz",
 }
 
+_CHECKS: Final = ("healthz", "readyz")
+_UPGRADES: Final = ("server", "client")
+
 _SWITCHING: Final = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Accept: %b\r\n\r\n"
@@ -96,7 +99,7 @@ async def answer_request(
 
     The whole head must be there at ``deadline`` by trio's clock; the answer may take the handshake timeout.
     ``caller`` is told the head, and ``on_refused`` the status of an error that may be logged. If there are
-    ``hosts``, a request for another gets 421.
+    ``hosts``, a request for another gets 421, and so does one for none, unless it is a health check.
     """
     endpoint: Endpoint = "other"
 
@@ -104,7 +107,9 @@ async def answer_request(
         nonlocal endpoint
         endpoint = _ENDPOINTS.get(request.head.target.partition(b"?")[0], "other")
         caller.asked(request.head)
-        if hosts and _host(request.head) not in hosts:
+        if endpoint in _UPGRADES and request.head.method == b"GET":
+            _count_attempt(front, caller)
+        if hosts and not _is_for(hosts, request.head, endpoint):
             raise Answer(421)
         return _judge(request, endpoint, settings, front, caller)
 
@@ -119,6 +124,13 @@ async def answer_request(
     return upgrade
 
 
+def _count_attempt(front: Front, caller: Caller) -> None:
+    """Raises `Answer` if ``caller`` may not ask for an upgrade, whatever would become of it."""
+    refusal = front.refusal(caller)
+    if refusal is not None:
+        raise Answer(refusal.status, ((b"retry-after", b"%d" % refusal.retry_after),), quiet=True)
+
+
 def _judge(request: Request, endpoint: Endpoint, settings: Settings, front: Front, caller: Caller) -> Upgrade:
     """The upgrade that ``request`` asks for. Raises `Answer` if there is to be none."""
     if endpoint == "other":
@@ -130,9 +142,6 @@ def _judge(request: Request, endpoint: Endpoint, settings: Settings, front: Fron
     if endpoint == "readyz":
         readiness = front.readiness()
         raise Answer.document(200 if readiness["status"] == "ok" else 503, readiness)
-    refusal = front.refusal(caller)
-    if refusal is not None:
-        raise Answer(refusal.status, ((b"retry-after", b"%d" % refusal.retry_after),), quiet=True)
     key = _websocket_key(request.head)
     if caller.problem is not None:
         raise Answer(403)
@@ -146,6 +155,13 @@ def _judge(request: Request, endpoint: Endpoint, settings: Settings, front: Fron
     if front.refusing:
         raise Answer(503, ((b"retry-after", b"1"),))
     return Upgrade(hello, _SWITCHING % accept_key(key.decode("ascii")).encode("ascii"), request.leftover)
+
+
+def _is_for(hosts: Collection[str], head: Head, endpoint: Endpoint) -> bool:
+    """Whether the request is for one of ``hosts``."""
+    host = _host(head)
+    # A load balancer's check, which knows us by an address, often says HTTP/1.0 and no host: that is no other.
+    return host in hosts or (not host and endpoint in _CHECKS)
 
 
 def _host(head: Head) -> str:

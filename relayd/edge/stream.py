@@ -1,7 +1,7 @@
 """The bytes of one connection: what every listener's streams can do, and the plain one.
 
 A head and its answer are awaited (`Stream.receive_some`, `Stream.send_all`). The frames of an open
-connection are not: `relayd.edge.connection` tries, and waits only when the kernel has or takes no more.
+connection are not: an inbox and an outbox try, and wait only when the kernel has or takes no more.
 """
 
 import fcntl

@@ -21,6 +21,8 @@ from relayd.ops.events import (
     BuffersFull,
     CertificateFailed,
     CertificateIssued,
+    CertificateLoaded,
+    CertificateRefused,
     CertificateRenewed,
     ClaimRefused,
     EnvelopesDropped,
@@ -66,11 +68,11 @@ class Traffic:
 
     def add(self, connection: WebSocket) -> None:
         """Add all that ``connection`` has carried so far."""
-        outbox = connection.outbox
+        inbox, outbox = connection.inbox, connection.outbox
         frames_in, bytes_in, frames_out, bytes_out = self._sums[connection.kind]
         self._sums[connection.kind] = [
-            frames_in + connection.received_count,
-            bytes_in + connection.received_bytes,
+            frames_in + inbox.received_count,
+            bytes_in + inbox.received_bytes,
             frames_out + outbox.delivered,
             bytes_out + outbox.sent_bytes,
         ]
@@ -131,6 +133,8 @@ class Tally:
         self.handshakes: Counter[str] = Counter()
         #: Certificates asked for by ACME, by outcome: "issued", "renewed" or "failed".
         self.orders: Counter[str] = Counter()
+        #: Certificates read from their files, by outcome: "loaded" or "refused".
+        self.certificates: Counter[str] = Counter()
         self.grace_expiries = 0
         self.accept_pauses = 0
         self.internal_errors = 0
@@ -171,6 +175,10 @@ class Tally:
                 self.orders["renewed"] += 1
             case CertificateFailed():
                 self.orders["failed"] += 1
+            case CertificateLoaded():
+                self.certificates["loaded"] += 1
+            case CertificateRefused():
+                self.certificates["refused"] += 1
             case BuffersFull(kind=kind):
                 self.buffers_full[kind] += 1
             case LimitReached(bound=bound):

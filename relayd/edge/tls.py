@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 from relayd.edge.stream import PlainStream, Stream
-from relayd.wire.client_hello import BadClientHello, ClientHello, ClientHelloReader
+from relayd.wire.client_hello import BadClientHello, ClientHello, ClientHelloReader, ClientHelloTooLong
 
 __all__ = ["TlsFailed", "TlsStream", "accept_tls"]
 
@@ -27,6 +27,13 @@ likes. But a record with data has 16 KiB at most, so nobody needs as much to sen
 
 _MOST_REPLIES: Final = 64 * 1024
 """Bytes that TLS itself may owe a peer that does not read: beyond it, he only wants to be answered."""
+
+
+_RANDOM: Final = slice(11, 43)
+"""Where a ServerHello has it, when its record comes first."""
+
+_RETRY: Final = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
+"""There, it is no ServerHello but asks for another ClientHello (RFC 8446, section 4.1.3)."""
 
 
 class TlsFailed(Exception):
@@ -227,58 +234,74 @@ class TlsStream(Stream):
         return taken
 
 
-async def accept_tls(
-    below: PlainStream, choose: Callable[[ClientHello | None], ssl.SSLContext], *, look: bool
-) -> TlsStream:
+async def accept_tls(below: PlainStream, choose: Callable[[ClientHello | None], ssl.SSLContext]) -> TlsStream:
     """Do the server's part of a TLS handshake on ``below``. Raises `TlsFailed`; cancelled, ``below`` is spoilt.
 
-    ``choose`` is told what the client asks for: nothing that could be understood, or, unless we are to
-    ``look`` at it, nothing at all.
+    ``choose`` is told what the client asks for; nothing, if that could not be understood.
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    hello, rest = await _look_at_hello(below) if look else (None, b"")
+    hello, given, rest = await _read_hello(below)
     tls = choose(hello).wrap_bio(incoming, outgoing, server_side=True)
     while True:
         try:
             tls.do_handshake()
         except ssl.SSLWantReadError:
-            await _send(below, outgoing)
-            rest = rest or await below.receive_some(_PIECE)
-            if not rest:
-                raise TlsFailed("HUNG_UP") from None
-            incoming.write(rest[:_PIECE])
-            rest = rest[_PIECE:]
+            answer = outgoing.read()
+            await _send(below, answer)
+            if not given:
+                if answer[_RANDOM] == _RETRY:
+                    _, given, rest = await _read_hello(below, rest, second=True)
+                elif hello is None:
+                    # Whatever it was going to be, it has begun as none.
+                    raise TlsFailed("UNEXPECTED_MESSAGE") from None
+                else:
+                    given, rest = rest or await below.receive_some(_PIECE), b""
+                    if not given:
+                        raise TlsFailed("HUNG_UP") from None
+            incoming.write(given[:_PIECE])
+            given = given[_PIECE:]
         except ssl.SSLError as error:
             # The alert says why.
-            await _send(below, outgoing)
+            await _send(below, outgoing.read())
             raise TlsFailed(error.reason or "PROTOCOL_ERROR") from None
         else:
-            await _send(below, outgoing)
-            return TlsStream(below, tls, incoming, outgoing, rest)
+            await _send(below, outgoing.read())
+            return TlsStream(below, tls, incoming, outgoing, given + rest)
 
 
-async def _look_at_hello(below: PlainStream) -> tuple[ClientHello | None, bytes]:
-    """What the client asks for, and all that was read for it."""
-    reader = ClientHelloReader()
-    received = b""
+async def _read_hello(
+    below: PlainStream, received: bytes = b"", *, second: bool = False
+) -> tuple[ClientHello | None, bytes, bytes]:
+    """What the client asks for, if that can be understood; the bytes that say so; what came behind them.
+
+    OpenSSL would take as much memory as a ClientHello is said to have bytes, 128 KiB of them, at the first.
+    """
+    reader = ClientHelloReader(second=second)
+    data = received
     # Cut into records of a byte each, it may be six times as long. Nobody does that but to fill memory.
     while len(received) < _MOST_BARREN:
-        data = await below.receive_some(_RECORD)
+        if not data:
+            data = await below.receive_some(_PIECE)
+            received += data
         if not data:
             raise TlsFailed("HUNG_UP")
-        received += data
         try:
             hello = reader.feed(data)
+        except ClientHelloTooLong:
+            break
         except BadClientHello:
-            return None, received
+            if second:
+                raise TlsFailed("UNEXPECTED_MESSAGE") from None
+            return None, received, b""
         if hello is not None:
-            return hello, received
+            return hello, received[: reader.taken], received[reader.taken :]
+        data = b""
     raise TlsFailed("EXCESSIVE_MESSAGE_SIZE")
 
 
-async def _send(below: PlainStream, outgoing: ssl.MemoryBIO) -> None:
+async def _send(below: PlainStream, data: bytes) -> None:
     try:
-        await below.send_all(outgoing.read())
+        await below.send_all(data)
     except trio.BrokenResourceError:
         raise TlsFailed("HUNG_UP") from None
 

@@ -40,6 +40,7 @@ _MOST_HANDSHAKES: Final = 2048
 _ADDRESSES_TO_FILL: Final = 16
 """How many addresses it takes at least to hold all places of a handshake, where these are not few."""
 
+_OWN_CGROUPS: Final = Path("/proc/self/cgroup")
 _CGROUPS: Final = Path("/sys/fs/cgroup")
 
 
@@ -53,12 +54,12 @@ class System:
     """Bytes that it may use: the machine's, or less if a control group says so."""
 
     @classmethod
-    def here(cls) -> "System":
-        """What there is for this process."""
+    def here(cls, listed: Path = _OWN_CGROUPS, mounted: Path = _CGROUPS) -> "System":
+        """What there is for this process; ``listed`` and ``mounted`` are as for `memory_limits`."""
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
         return cls(
             resource.getrlimit(resource.RLIMIT_NOFILE)[1],
-            min([memory, *memory_limits(Path("/proc/self/cgroup"), _CGROUPS)]),
+            min([memory, *memory_limits(listed, mounted)]),
         )
 
 

@@ -15,7 +15,7 @@ from typing import Final
 from relayd.ops.events import Event, Level
 from relayd.ops.lines import quoted, values_of
 
-__all__ = ["SOCKET", "JournalSocket", "as_entry", "encode_fields", "is_journal"]
+__all__ = ["SOCKET", "JournalSocket", "as_entry", "encode_fields", "error_line", "is_journal"]
 
 SOCKET: Final = "/run/systemd/journal/socket"
 
@@ -39,6 +39,14 @@ def is_journal(fd: int, environment: Mapping[str, str]) -> bool:
     except OSError:
         return False
     return environment.get("JOURNAL_STREAM") == f"{status.st_dev}:{status.st_ino}"
+
+
+def error_line(text: str) -> str:
+    """``text`` as a line for standard error: where that is the journal, with an error's priority before it.
+
+    See sd-daemon(3); without it, what comes by standard error is "info" to the journal.
+    """
+    return f"<{_PRIORITIES['error']}>{text}" if is_journal(2, os.environ) else text
 
 
 def as_entry(event: Event) -> bytes:

@@ -23,54 +23,13 @@ from relayd import __version__
 from relayd.edge.connection import Kind
 from relayd.edge.http import Endpoint
 from relayd.edge.pace import EXCESSES, Excess, Pauses
-from relayd.edge.tally import CODES, Histogram, Traffic
+from relayd.edge.tally import CODES, Histogram
 from relayd.edge.watched import Watched
 from relayd.ops.events import Bound
+from relayd.ops.survey import Survey, survey
 from relayd.wire import frames
 
 __all__ = ["FAMILIES", "Metrics", "as_markdown"]
-
-_PER_TURN: Final = 4096
-"""Connections that are looked at before other tasks have their turn: some milliseconds. On a full relay a
-scrape waits for everybody else's turn after each of its own, so it must not have many."""
-
-
-@frozen
-class Survey:
-    """The relay at one moment, and what its connections held and had carried soon after."""
-
-    relay: Watched
-    open: Mapping[tuple[str, str], int]
-    """Connections by kind and state."""
-    traffic: Traffic
-    """Of all connections that there have ever been."""
-    outboxes: Mapping[str, int]
-    """Bytes that wait for peers, by kind."""
-
-
-async def survey(relay: Watched) -> Survey:
-    """Look at every connection of ``relay``, a few at a time.
-
-    One that ends meanwhile is still in our list, with its last figures, and one that begins is not: so
-    each is counted once, and no total is ever less than in the survey before.
-    """
-    connections = list(relay.connections)
-    traffic = Traffic(relay.tally.ended)
-    registry = relay.registry
-    settled = {"binary": registry.connected_binaries, "phone": registry.connected_phones}
-    graces, handshaking = registry.graces, relay.admission.handshakes
-    kinds, outboxes = {"binary": 0, "phone": 0}, {"binary": 0, "phone": 0}
-    for number, connection in enumerate(connections, 1):
-        traffic.add(connection)
-        kinds[connection.kind] += 1
-        outboxes[connection.kind] += connection.outbox.charge
-        if number % _PER_TURN == 0:
-            await trio.lowlevel.checkpoint()
-    states = {(kind, "connected"): count for kind, count in settled.items()}
-    states |= {(kind, "transit"): count - settled[kind] for kind, count in kinds.items()}
-    states |= {("binary", "grace"): graces, ("unknown", "handshake"): handshaking}
-    return Survey(relay, states, traffic, outboxes)
-
 
 Values = Iterable[tuple[tuple[str, ...], float]]
 """Values of labels, and the value."""
@@ -143,6 +102,7 @@ _OWN_CODES: Final = ("1001", "1002", "1007", "1008", "1009", "1011", "4404", "44
 _STATUSES: Final = ("101", "200", "400", "403", "404", "405", "408", "421", "426", "429", "431", "503")
 _HANDSHAKES: Final = ("ok", "failed", "hung_up", "timeout")
 _ORDERS: Final = ("issued", "renewed", "failed")
+_CERTIFICATES: Final = ("loaded", "refused")
 _DIRECTIONS: Final = ("from_binary", "to_binary", "from_phone", "to_phone")
 _CLAIMS: Final = ("claimed", "reclaimed", "took_over", "refused")
 _REGISTRATIONS: Final = ("registered", "no_server", "too_many_phones")
@@ -324,6 +284,13 @@ FAMILIES: Final = (
         "Certificates that a CA was asked for, by ACME. issued: a domain's first; failed: the log says why.",
         lambda survey: _each(_ORDERS, survey.relay.tally.orders),
         {"outcome": _ORDERS},
+    ),
+    Family(
+        "relayd_certificates_read_total",
+        "counter",
+        "Certificates read from their files. refused: of no use, so the one before it stays; the log says why.",
+        lambda survey: _each(_CERTIFICATES, survey.relay.tally.certificates),
+        {"outcome": _CERTIFICATES},
     ),
     Family(
         "relayd_limited_total",

@@ -9,7 +9,7 @@ import os
 from collections.abc import Iterator
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from relayd.settings import Settings
 from relayd.values import Address
@@ -60,7 +60,7 @@ def refuse_listener(address: Address, settings: Settings) -> None:
     """Raises `NotForProduction` if ``settings`` are for production and nobody should listen on ``address``."""
     # Who comes by way of TCP is none of those who may open unix sockets.
     proxies = [proxy for proxy in settings.trusted_proxies if proxy != "unix"]
-    if settings.production and not (address.tls or address.proxy or proxies or _is_local(address)):
+    if settings.production and not (address.tls or address.proxy or proxies or _reach(address) == "machine"):
         raise NotForProduction(
             f"production: {address} would take anybody's connections without TLS; set tls-cert and tls-key, or "
             "domain; or trusted-proxies, if a proxy in front does TLS; or listen on 127.0.0.1 or unix:/path"
@@ -72,26 +72,22 @@ def refuse_metrics_listener(address: Address, settings: Settings) -> None:
 
     A private network is an operator's own.
     """
-    if settings.production and not _is_local(address) and not _is_private(address):
+    if settings.production and _reach(address) == "world":
         raise NotForProduction(
             f"production: everybody could read the metrics at {address}; set metrics-listen to a port alone, "
             "to an address of a private network, or to unix:/path"
         )
 
 
-def _is_private(address: Address) -> bool:
+def _reach(address: Address) -> Literal["machine", "network", "world"]:
+    """Who gets to a listener on ``address``: this machine, a private network beside it, or everybody."""
+    if address.path or address.host == "localhost":
+        return "machine"
     try:
         host = ip_address(address.host.partition("%")[0])
     except ValueError:
-        return False
-    return host.is_private and not host.is_unspecified
-
-
-def _is_local(address: Address) -> bool:
-    if address.path:
-        return True
-    try:
-        return ip_address(address.host.partition("%")[0]).is_loopback
-    except ValueError:
         # A name, or no host at all, which is every address.
-        return address.host == "localhost"
+        return "world"
+    if host.is_loopback:
+        return "machine"
+    return "network" if host.is_private and not host.is_unspecified else "world"

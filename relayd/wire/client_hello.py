@@ -8,11 +8,12 @@ from typing import Final
 
 from attrs import frozen
 
-__all__ = ["BadClientHello", "ClientHello", "ClientHelloReader"]
+__all__ = ["BadClientHello", "ClientHello", "ClientHelloReader", "ClientHelloTooLong"]
 
 MOST_BYTES: Final = 16 * 1024
 """Of the message. Real ones have less than 2 KiB, those with post-quantum keys included."""
 
+_CHANGE_CIPHER_SPEC: Final = 20
 _HANDSHAKE: Final = 22
 _RECORD_HEADER: Final = 5
 _LARGEST_RECORD: Final = 16 * 1024
@@ -24,6 +25,10 @@ _ALPN: Final = 16
 
 class BadClientHello(Exception):
     """These bytes do not begin with a ClientHello."""
+
+
+class ClientHelloTooLong(BadClientHello):
+    """They do, with one that is said to be longer than any real one."""
 
 
 @frozen
@@ -42,7 +47,11 @@ class ClientHelloReader:
     Each byte is looked at once: a client may send it one byte to a record, and one record to a read.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, second: bool = False) -> None:
+        """``second``: it is to answer a HelloRetryRequest, and a ChangeCipherSpec may stand before it."""
+        self._second = second
+        #: How many bytes the records had that it came in.
+        self.taken = 0
         self._rest = bytearray()  # of a record that is not whole
         self._message = bytearray()
 
@@ -52,7 +61,8 @@ class ClientHelloReader:
         rest += data
         start = 0
         while start < len(rest):
-            if rest[start] != _HANDSHAKE:
+            skipped = self._second and rest[start] == _CHANGE_CIPHER_SPEC
+            if rest[start] != _HANDSHAKE and not skipped:
                 raise BadClientHello
             begin = start + _RECORD_HEADER
             if len(rest) < begin:
@@ -61,11 +71,13 @@ class ClientHelloReader:
             if not 0 < length <= _LARGEST_RECORD:
                 raise BadClientHello
             end = begin + length
-            if len(message) < 4:
+            if len(message) < 4 and not skipped:
                 _check_beginning((message + rest[begin : min(end, begin + 4)])[:4])
             if len(rest) < end:
                 break
-            message += rest[begin:end]
+            if not skipped:
+                message += rest[begin:end]
+            self.taken += end - start
             start = end
             if len(message) >= 4 and len(message) >= 4 + int.from_bytes(message[1:4]):
                 return _parse_body(_Bytes(bytes(message[4 : 4 + int.from_bytes(message[1:4])])))
@@ -75,8 +87,10 @@ class ClientHelloReader:
 
 def _check_beginning(message: bytes | bytearray) -> None:
     """Judge the type and the length of a message, or what is there of them."""
-    if message[:1] not in (b"", bytes([_CLIENT_HELLO])) or int.from_bytes(message[1:4]) > MOST_BYTES:
+    if message[:1] not in (b"", bytes([_CLIENT_HELLO])):
         raise BadClientHello
+    if int.from_bytes(message[1:4]) > MOST_BYTES:
+        raise ClientHelloTooLong
 
 
 class _Bytes:

@@ -143,7 +143,6 @@ def test_a_request_for_another_host_gets_421_and_no_more(
     assert [status(host) for host in (DOMAIN, DOMAIN.upper(), f"{DOMAIN}.", f"{DOMAIN}:443")] == [200] * 4
     for host in ("another.example", f"a.{DOMAIN}", f"{DOMAIN}.another.example", "127.0.0.1", f"x{DOMAIN}:80"):
         assert status(host) == status(host, "/v1/client") == status(host, "/nowhere") == 421
-    assert answered(secure, context, b"GET /healthz HTTP/1.0\r\n\r\n").split()[1] == b"421"
     # A health check of this machine's own.
     (plain,) = [e["address"] for e in relay.events("listening") if e["address"].endswith("+plain")]
     request = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"

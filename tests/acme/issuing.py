@@ -29,11 +29,14 @@ def flags(pebble: Pebble, state: Path, *domains: str, http: bool = False, tls: b
     ]
 
 
-def served(relay: RelayProcess, root: str, name: str = DOMAIN) -> str:
-    """Ask for /healthz by TLS, trusting ``root`` alone; the serial number of the certificate."""
+def served(relay: RelayProcess, root: str, name: str = DOMAIN, *, by: int = 0) -> str:
+    """Ask for /healthz by TLS, trusting ``root`` alone; the serial number of the certificate.
+
+    ``by``: the port of a proxy to ask.
+    """
     context = ssl.create_default_context(cadata=root)
     with (
-        socket.create_connection(("127.0.0.1", relay.port), timeout=10) as sock,
+        socket.create_connection(("127.0.0.1", by or relay.port), timeout=10) as sock,
         context.wrap_socket(sock, server_hostname=name) as tls,
     ):
         tls.sendall(f"GET /healthz HTTP/1.1\r\nHost: {name}\r\n\r\n".encode())

@@ -5,6 +5,7 @@ import json
 import os
 import random
 import shutil
+import signal
 import socket
 import ssl
 import subprocess
@@ -75,6 +76,17 @@ class Pebble:
             process = self._processes.pop()
             process.kill()
             process.wait()
+
+    @contextlib.contextmanager
+    def paused(self) -> Iterator[None]:
+        """For the body, it can be dialled and does not answer."""
+        for process in self._processes:
+            process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            for process in self._processes:
+                process.send_signal(signal.SIGCONT)
 
     def root(self) -> str:
         """The root of what it issues, in PEM. Other after each start."""

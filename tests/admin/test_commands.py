@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,8 @@ from tests.admin.conftest import AdminRelay
 from tests.command_line import relayd
 from tests.contract.peers import closing, peers_at
 from tests.relay_process import WAIT
+
+README, OPERATIONS = (Path(__file__).parents[2] / name for name in ("README.md", "docs/operations.md"))
 
 COMMANDS = (("status",), ("top",), ("close", "c-x"), ("evict", "s"), ("drain",))
 
@@ -42,6 +45,8 @@ def test_status_is_a_page_for_people(start_admin: Callable[..., AdminRelay]) -> 
     assert rows["frames in"] == "1, 21B, over 3 connections"
     assert rows["buffered"] == "0B of 64MB that may be"
     assert "max-phones 3" in rows["settings"]
+    (shown,) = re.findall(r"serving for [^`]*", README.read_text())
+    assert {"in grace", *re.findall(r"^([a-z ]+?) {2,}", shown, re.MULTILINE)} == rows.keys()
 
 
 def test_status_as_json_is_the_document_of_the_socket(admin: AdminRelay) -> None:
@@ -49,6 +54,15 @@ def test_status_as_json_is_the_document_of_the_socket(admin: AdminRelay) -> None
     document = json.loads(done.stdout)
     assert document.keys() == admin.get("/status").keys()
     assert document["pid"] == admin.relay.pid
+    (shown,) = re.findall(r'^\{"version":.*"descriptors":.*\}$', OPERATIONS.read_text(), re.MULTILINE)
+    assert keys(json.loads(shown)) == keys(document)
+
+
+def keys(document: Any) -> Any:
+    """The names in an object that are the same for all, and those in the objects in it."""
+    if not isinstance(document, dict):
+        return None
+    return {name: keys(value) for name, value in document.items() if name not in ("settings", "turned_away")}
 
 
 def test_the_socket_is_found_by_flag_by_variable_and_by_file(admin: AdminRelay, tmp_path: Path) -> None:

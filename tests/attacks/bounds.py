@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
+from tests.attacks.peers import OVER_TLS
 from tests.observed import Holdings, ObservedRelay, descriptors, holdings, peak_memory, status_of
 from tests.relay_process import RelayProcess, until
 
@@ -16,6 +17,10 @@ MIB = 2**20
 
 HONEST_BOUND = 5.0
 """Seconds that an honest frame may take there and back: so many that no machine is too slow."""
+
+TLS_MEMORY = 56 * 1024
+"""Bytes that TLS takes for a connection: 17 KiB at rest, 22 for OpenSSL's buffers once they have grown, 17 for
+a record that is not whole. In a handshake it is less."""
 
 TASKS_PER_SOCKET = 4
 """Of a connection: its own, a writer's, and those of whoever answers its control frames."""
@@ -26,9 +31,26 @@ LARGE = os.environ.get("ATTACK_SIZE") == "large"
 RelayStarter = Callable[..., ObservedRelay]
 
 
-def size(small: int, large: int) -> int:
-    """How many of something: ``small`` in tests that every change must pass, ``large`` in `make attacks`."""
-    return large if LARGE else small
+def size(small: int, large: int, over_tls: int | None = None) -> int:
+    """How many of something: ``small`` in tests that every change must pass, ``large`` in `make attacks`.
+
+    ``over_tls`` is instead of ``large`` where each takes a handshake, which costs as much as three dials.
+    """
+    if not LARGE:
+        return small
+    return over_tls if OVER_TLS and over_tls is not None else large
+
+
+def cpu_seconds(pid: int) -> float:
+    """What a process has computed so far."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def speaks_tls(relay: RelayProcess) -> bool:
+    """Whether a relay wants to be spoken to in TLS."""
+    return "+tls" in relay.address
 
 
 class Honest:
@@ -44,7 +66,8 @@ class Honest:
     ) -> None:
         module = [sys.executable, "-S", "-m", "tests.attacks.honest"]
         command = [*wrapper, *module, str(relay.port), server_id, str(bound)]
-        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        env = {**os.environ, "ATTACK_OVER": "tls" if speaks_tls(relay) else ""}
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=env)
         #: Its phone's.
         self.conn_id = self._line()
 
@@ -127,10 +150,13 @@ def under_attack(
 ) -> Iterator[Attack]:
     """The body attacks. The relay may take ``memory`` bytes and ``sockets`` descriptors more meanwhile.
 
+    Over TLS it may take `TLS_MEMORY` for each socket beside that.
     In the end descriptors and tasks are back, and an honest pair has had every frame within ``bound``
     seconds all the time. Peak memory is the kernel's own figure, so no moment is missed. ``note`` is told
     what was measured.
     """
+    if speaks_tls(relay):
+        memory += sockets * TLS_MEMORY
     honest = Honest(relay, bound=bound, wrapper=wrapper)
     try:
         honest.exchange()

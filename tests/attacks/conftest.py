@@ -6,25 +6,53 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trustme
 
 from tests.attacks.bounds import LARGE, MIB, UnderAttack
 from tests.attacks.bounds import under_attack as watch
+from tests.attacks.peers import OVER_TLS
 from tests.observed import ObservedRelay
 from tests.relay_process import factory_of
 
+NO_MATTER = ["test_clocks.py", "test_headers.py", "test_isolation.py"]
+"""Where TLS changes nothing of what happens."""
+
+if OVER_TLS:
+    collect_ignore = NO_MATTER
+elif LARGE:
+    # They have their turn over TLS.
+    collect_ignore = ["test_tls.py"]
+
+
+@pytest.fixture(scope="session")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """The flags that have a relay speak TLS."""
+    chain, key = (tmp_path_factory.mktemp("certificate") / name for name in ("chain.pem", "key.pem"))
+    pair = trustme.CA().issue_cert("relay")
+    pair.cert_chain_pems[0].write_to_path(chain)
+    pair.private_key_pem.write_to_path(key)
+    key.chmod(0o600)
+    return "--tls-cert", str(chain), "--tls-key", str(key)
+
+
+@pytest.fixture(scope="session")
+def flags(request: pytest.FixtureRequest) -> tuple[str, ...]:
+    """Those of every relay that is attacked: `OVER_TLS` decides."""
+    return request.getfixturevalue("certificate") if OVER_TLS else ()
+
 
 @pytest.fixture
-def start_relay(tmp_path: Path) -> Iterator[Callable[..., ObservedRelay]]:
+def start_relay(tmp_path: Path, flags: tuple[str, ...]) -> Iterator[Callable[..., ObservedRelay]]:
     """``start_relay(*flags, env=None, wrapper=())``: the real daemon, observed, on a free port."""
     with factory_of(ObservedRelay, tmp_path) as start:
-        yield start
+        yield partial(start, *flags)
 
 
 @pytest.fixture(scope="module")
-def relay(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ObservedRelay]:
+def relay(tmp_path_factory: pytest.TempPathFactory, flags: tuple[str, ...]) -> Iterator[ObservedRelay]:
     """One daemon with default settings for all tests of a file that ask for it."""
     with factory_of(ObservedRelay, tmp_path_factory.mktemp("relay")) as start:
-        yield start()
+        yield start(*flags)
 
 
 @pytest.fixture
@@ -42,6 +70,8 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
         for name, figures in report.user_properties:
             if name == "attack":
                 terminalreporter.line(f"{report.nodeid.partition('::')[2]}\n    {_shown(figures)}")
+            elif name == "cost":
+                terminalreporter.line(f"    {figures}")
 
 
 def _shown(figures: dict[str, Any]) -> str:

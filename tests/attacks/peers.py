@@ -3,11 +3,19 @@
 Nothing here is relayd's, nor imports anything that takes long: `tests.attacks.honest` is a process of its own.
 """
 
+import os
 import select
 import socket
 import struct
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.attacks.tls import TlsSocket
+
+OVER_TLS = os.environ.get("ATTACK_OVER") == "tls"
+"""Whether attackers, and the honest pair, speak TLS to a relay that does."""
 
 PATIENCE = 20.0
 """Seconds until a peer gives up on something that takes milliseconds on an idle machine."""
@@ -57,14 +65,49 @@ def request(path: str, server_id: str, fields: Mapping[bytes, bytes] | None = No
     return b"GET %b HTTP/1.1\r\n%b\r\n" % (path.encode(), head)
 
 
-def connect(port: int, receive_buffer: int = 0) -> socket.socket:
-    """A connection to 127.0.0.1; ``receive_buffer`` bytes make the kernel's window small."""
+def connect(port: int, receive_buffer: int = 0, *, tls: bool = OVER_TLS, patient: bool = True) -> socket.socket:
+    """A connection to 127.0.0.1; ``receive_buffer`` bytes make the kernel's window small.
+
+    Unless it is ``patient``, there may be nobody yet to shake hands with.
+    """
     sock = socket.socket()
     sock.settimeout(PATIENCE)
     if receive_buffer:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
     sock.connect(("127.0.0.1", port))
-    return sock
+    return secured(sock, patient=patient) if tls else sock
+
+
+def over(sock: socket.socket) -> socket.socket:
+    """``sock``, which is connected, as the suite speaks to the relay."""
+    return secured(sock) if OVER_TLS else sock
+
+
+def secured(sock: socket.socket, *, patient: bool = True) -> "TlsSocket":
+    """TLS over ``sock``, the handshake done if we are ``patient``."""
+    # It imports ssl, which the processes of an attack over plain sockets do without.
+    from tests.attacks.tls import TlsSocket
+
+    tls = TlsSocket(sock)
+    if patient:
+        try:
+            tls.shake_hands()
+        except BaseException:
+            tls.close()
+            raise
+    return tls
+
+
+def readable(sock: socket.socket, seconds: float = 0.0) -> bool:
+    """Whether there is something to read, or the end; wait so long for it."""
+    if hasattr(sock, "readable"):
+        # There may be bytes that are no data, and data that have left the kernel.
+        found: bool = sock.readable(seconds)
+        return found
+    # select(2) has no room for as many sockets as there are here.
+    poll = select.poll()
+    poll.register(sock, select.POLLIN)
+    return bool(poll.poll(seconds * 1000))
 
 
 class Peer:
@@ -99,13 +142,13 @@ class Peer:
 
     def waiting(self) -> bool:
         """Whether there is something to read, be it the end."""
-        return bool(self._buffer or select.select([self.socket], [], [], 0)[0])
+        return bool(self._buffer) or readable(self.socket)
 
     def take_in(self, seconds: float) -> None:
         """Read for so long what arrives, for later."""
         end = time.monotonic() + seconds
         while (left := end - time.monotonic()) > 0:
-            if select.select([self.socket], [], [], left)[0]:
+            if readable(self.socket, left):
                 data = self.socket.recv(65536)
                 if not data:
                     return
@@ -154,16 +197,24 @@ class Peer:
         return taken
 
 
-def binary(port: int, server_id: str, receive_buffer: int = 0) -> Peer:
+def read_all(sock: socket.socket) -> bytes:
+    """All that comes until the end."""
+    received = b""
+    while data := sock.recv(65536):
+        received += data
+    return received
+
+
+def binary(port: int, server_id: str, receive_buffer: int = 0, *, tls: bool = OVER_TLS) -> Peer:
     """A binary that holds its server-id."""
-    peer = Peer(connect(port, receive_buffer), "/v1/server", server_id)
+    peer = Peer(connect(port, receive_buffer, tls=tls), "/v1/server", server_id)
     peer.settle()
     return peer
 
 
-def phone(port: int, server_id: str, receive_buffer: int = 0) -> Peer:
+def phone(port: int, server_id: str, receive_buffer: int = 0, *, tls: bool = OVER_TLS) -> Peer:
     """A phone."""
-    return Peer(connect(port, receive_buffer), "/v1/client", server_id)
+    return Peer(connect(port, receive_buffer, tls=tls), "/v1/client", server_id)
 
 
 def introduce(to: Peer, who: Peer) -> bytes:

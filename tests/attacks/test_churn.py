@@ -18,7 +18,7 @@ def test_connections_that_come_and_go_leave_nothing_behind(
 ) -> None:
     relay = start_relay("--grace", "0.1")
     with under_attack(relay, memory=8 * MIB, sockets=64) as attack:
-        for number in range(size(300, 20_000)):
+        for number in range(size(300, 20_000, 4000)):
             path = ("/v1/server", "/v1/client")[number % 2]
             match number % 7:
                 case 0 | 1:
@@ -52,7 +52,7 @@ def in_grace(relay: ObservedRelay) -> int:
 def test_server_ids_claimed_and_dropped_are_forgotten_with_their_grace_window(
     start_relay: RelayStarter, under_attack: UnderAttack
 ) -> None:
-    count, grace = size(150, 10_000), 30 if LARGE else 0.5
+    count, grace = size(150, 10_000, 2000), 30 if LARGE else 0.5
     relay = start_relay("--grace", str(grace), "--metrics-listen", "127.0.0.1:0")
     relay.event("metrics_listening")
 
@@ -80,7 +80,7 @@ def test_resets_at_any_point_of_a_session_release_whatever_it_held(
 ) -> None:
     relay = start_relay("--grace", "0.1")
     dice = random.Random(7)
-    count = size(60, 3000)
+    count = size(60, 3000, 600)
     with under_attack(relay, memory=8 * MIB, sockets=64) as attack:
         for number in range(count):
             path, server_id = ("/v1/client", "honest") if number % 2 else ("/v1/server", f"reset-{number}")

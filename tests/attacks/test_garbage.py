@@ -8,7 +8,18 @@ from contextlib import closing
 import pytest
 
 from tests.attacks.bounds import MIB, RelayStarter, UnderAttack, size
-from tests.attacks.peers import BEGINNING, CONTINUATION, Peer, binary, connect, frame, introduce, phone, request
+from tests.attacks.peers import (
+    BEGINNING,
+    CONTINUATION,
+    Peer,
+    binary,
+    connect,
+    frame,
+    introduce,
+    phone,
+    read_all,
+    request,
+)
 from tests.observed import ObservedRelay
 
 FINAL = CONTINUATION | 0x80
@@ -32,8 +43,7 @@ def test_garbage_before_the_upgrade_gets_an_http_error_that_echoes_nothing(
             with connect(relay.port) as attacker:
                 attacker.sendall(garbage)
                 attacker.shutdown(socket.SHUT_WR)
-                with attacker.makefile("rb") as answer:
-                    status, _, rest = answer.read().partition(b"\r\n")
+                status, _, rest = read_all(attacker).partition(b"\r\n")
             assert status.startswith(b"HTTP/1.1 4")
             assert rest.endswith(b"content-length: 0\r\n\r\n")
         attack.honest.exchange()

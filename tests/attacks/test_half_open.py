@@ -6,14 +6,14 @@ from contextlib import ExitStack, closing
 import pytest
 
 from tests.attacks.bounds import MIB, RelayStarter, UnderAttack, size
-from tests.attacks.network import Network, network
-from tests.attacks.peers import Peer, frame, introduce
+from tests.attacks.peers import Peer, frame, introduce, over
+from tests.network import Network, network_of_two
 from tests.relay_process import until
 
 
 @pytest.fixture
 def wires() -> Iterator[Network]:
-    with network() as made:
+    with network_of_two() as made:
         yield made
 
 
@@ -23,7 +23,9 @@ def test_peers_that_are_cut_off_are_closed_in_time_whatever_they_were_doing(
     count = size(5, 200)
     relay = start_relay(
         *("--heartbeat-interval", "0.2", "--heartbeat-timeout", "2", "--write-timeout", "1"),
-        *("--handshake-timeout", "2", "--probe-timeout", "0.5", "--grace", "0.1", "--listen", ":0"),
+        *("--handshake-timeout", "2", "--probe-timeout", "0.5", "--listen", ":0"),
+        # So long that a phone is found dead before its binary is nobody's.
+        *("--grace", str(size(1, 3))),
         wrapper=wires.wrapper,
     )
     port = relay.port
@@ -33,27 +35,27 @@ def test_peers_that_are_cut_off_are_closed_in_time_whatever_they_were_doing(
     with attacking as attack, ExitStack() as stack:
 
         def binary(server_id: str) -> Peer:
-            peer = stack.enter_context(closing(Peer(wires.connect(port), "/v1/server", server_id)))
+            peer = stack.enter_context(closing(Peer(over(wires.connect(port)), "/v1/server", server_id)))
             peer.settle()
             return peer
 
         def phone(server_id: str) -> Peer:
-            return stack.enter_context(closing(Peer(wires.connect(port), "/v1/client", server_id)))
+            return stack.enter_context(closing(Peer(over(wires.connect(port)), "/v1/client", server_id)))
 
         for number in range(count):
             binary(f"idle-{number}")
             phone(f"idle-{number}")
             binary(f"mid-message-{number}").socket.sendall(frame(b"x" * 5000)[:3000])
-            stack.enter_context(wires.connect(port)).sendall(b"GET /v1/client HTTP/1.1\r\n")
+            stack.enter_context(over(wires.connect(port))).sendall(b"GET /v1/client HTTP/1.1\r\n")
         # What it sends is sent back, and it takes none of it.
-        fed = stack.enter_context(closing(Peer(wires.connect(port, 4096), "/v1/client", "honest")))
+        fed = stack.enter_context(closing(Peer(over(wires.connect(port, 4096)), "/v1/client", "honest")))
         for _ in range(30):
             fed.send(b'"%b"' % (b"x" * 100_000))
         binary("held")
         attack.look()
         wires.pull_the_cable()
         # The server-id of one who is cut off goes to whoever asks, once its holder has not answered.
-        with closing(Peer(wires.connect_locally(port), "/v1/server", "held")) as heir:
+        with closing(Peer(over(wires.connect_locally(port)), "/v1/server", "held")) as heir:
             heir.settle()
             assert relay.event("binary_took_over")["server_id"] == "held"
         until(attack.over, "end of all who are cut off")
@@ -69,8 +71,8 @@ def test_outage_shorter_than_a_heartbeat_costs_nobody_a_frame(
     relay = start_relay("--listen", ":0", wrapper=wires.wrapper)
     with (
         under_attack(relay, memory=8 * MIB, sockets=2, wrapper=wires.wrapper) as attack,
-        closing(Peer(wires.connect(relay.port), "/v1/server", "away")) as binary,
-        closing(Peer(wires.connect(relay.port), "/v1/client", "away")) as phone,
+        closing(Peer(over(wires.connect(relay.port)), "/v1/server", "away")) as binary,
+        closing(Peer(over(wires.connect(relay.port)), "/v1/client", "away")) as phone,
     ):
         binary.settle()
         conn_id = introduce(binary, phone)

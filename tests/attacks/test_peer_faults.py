@@ -13,11 +13,12 @@ from tests.attacks.peers import CONTINUATION, PING, binary, close_frame, frame, 
 from tests.relay_process import until
 
 VICTIM = """
-import json, socket, sys
+import json, sys
+from tests.attacks.peers import connect
 port, *beginnings = json.loads(sys.stdin.readline())
 socks = []
 for beginning in beginnings:
-    sock = socket.create_connection(("127.0.0.1", port))
+    sock = connect(port)
     data = bytes.fromhex(beginning)
     sock.sendall(data)
     if b"\\r\\n\\r\\n" in data:

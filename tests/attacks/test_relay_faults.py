@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 
-from tests.attacks.bounds import LARGE, MIB, RelayStarter, UnderAttack, size
+from tests.attacks.bounds import LARGE, MIB, RelayStarter, UnderAttack, cpu_seconds, size
 from tests.attacks.peers import (
     BEGINNING,
     CONTINUATION,
@@ -82,7 +82,7 @@ def test_relay_that_was_stopped_closes_the_dead_and_nobody_else(
                 peer.socket.sendall(frame(b"", PONG))
             live.socket.sendall(frame(b' and half"', CONTINUATION | 0x80))
             # Whoever dials now waits in the kernel's queue.
-            late = stack.enter_context(connect(relay.port))
+            late = stack.enter_context(connect(relay.port, patient=False))
             late.sendall(head)
             # The kernel still has some of it, and hands that out.
             full.take_in(seconds)
@@ -103,13 +103,6 @@ def test_relay_that_was_stopped_closes_the_dead_and_nobody_else(
             peer.reset()
 
 
-def cpu_seconds(pid: int) -> float:
-    """What a process has computed so far."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
-
-
 def test_relay_without_descriptors_serves_whom_it_has_does_not_spin_and_lets_others_in_later(
     start_relay: RelayStarter, under_attack: UnderAttack
 ) -> None:
@@ -119,7 +112,7 @@ def test_relay_without_descriptors_serves_whom_it_has_does_not_spin_and_lets_oth
         before = resource.prlimit(relay.pid, resource.RLIMIT_NOFILE)
         most = descriptors(relay.pid) + spare
         resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, (most, before[1]))
-        waiting = [stack.enter_context(connect(relay.port)) for _ in range(size(50, 500))]
+        waiting = [stack.enter_context(connect(relay.port, patient=False)) for _ in range(size(50, 500))]
         relay.event("accept_paused", error="EMFILE")
         attack.honest.exchange(100)
         # Alone with those who wait, the relay has next to nothing to do.
@@ -129,12 +122,12 @@ def test_relay_without_descriptors_serves_whom_it_has_does_not_spin_and_lets_oth
             assert cpu_seconds(relay.pid) - used <= 0.08 * (time.monotonic() - begun)
         attack.honest.exchange(100)
         assert descriptors(relay.pid) == most
-        with connect(relay.port) as patient:
-            patient.sendall(request("/v1/client", "honest"))
+        with connect(relay.port, patient=False) as last:
+            last.sendall(request("/v1/client", "honest"))
             for sock in waiting:
                 sock.close()
             # Behind all of them in the queue, and it is let in as they go.
-            assert patient.recv(len(SWITCHING)) == SWITCHING
+            assert last.recv(len(SWITCHING)) == SWITCHING
         until(attack.over, "end of those who waited")
         resource.prlimit(relay.pid, resource.RLIMIT_NOFILE, before)
     assert len(relay.events("accept_paused")) == 1

@@ -1,24 +1,16 @@
 """Peers that are slow on purpose: with their heads, with bodies behind them, with their messages."""
 
-import select
 import socket
 import struct
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 
 from tests.attacks.bounds import MIB, RelayStarter, UnderAttack, size
-from tests.attacks.peers import CLOSE, KEY, Peer, connect, request
+from tests.attacks.peers import CLOSE, KEY, OVER_TLS, Peer, connect, readable, request
 from tests.relay_process import until
 
 HEAD_BYTES = 16 * 1024
 """The longest request head."""
-
-
-def readable(sock: socket.socket) -> bool:
-    """Whether there is something to read, or the end; select(2) has no room for as many sockets as this."""
-    poll = select.poll()
-    poll.register(sock, select.POLLIN)
-    return bool(poll.poll(0))
 
 
 def dribble(
@@ -62,8 +54,10 @@ def dribble(
 def test_slow_heads_are_ended_by_the_handshake_timeout_and_hold_no_more_than_their_bytes(
     start_relay: RelayStarter, under_attack: UnderAttack
 ) -> None:
-    count = size(300, 1500)
-    relay = start_relay("--handshake-timeout", str(size(1, 5)))
+    count = size(300, 1500, 600)
+    # Nobody is to be late before all have dialled.
+    seconds = size(3, 8) if OVER_TLS else size(1, 5)
+    relay = start_relay("--handshake-timeout", str(seconds))
     begun = b"GET /v1/client HTTP/1.1\r\nHost: relay\r\nx-fill: "
     openings = [b"", begun, begun + b"a" * (HEAD_BYTES - len(begun) - 1)]
     with under_attack(relay, memory=8 * MIB + count * 32 * 1024, sockets=count) as attack, ExitStack() as stack:

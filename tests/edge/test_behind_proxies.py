@@ -110,12 +110,17 @@ def test_haproxy_that_passes_bytes_on_says_who_calls(
 def test_haproxy_passes_tls_on_and_its_checks_are_answered(
     start_relay: Start, tmp_path: Path, pem: Path, trusting: ssl.SSLContext
 ) -> None:
+    checks, port, server_id = free_port(), free_port(), unused_server_id()
     relay = start_relay(
-        *("--listen", "127.0.0.1:0+proxy", "--trusted-proxies", "127.0.0.1", "--metrics-listen", "0"),
+        *("--listen", "127.0.0.1:0+proxy", "--listen", f"127.0.0.1:{checks}+plain+proxy"),
+        *("--trusted-proxies", "127.0.0.1", "--metrics-listen", "0"),
         *("--tls-cert", str(tmp_path / "relay.crt"), "--tls-key", str(tmp_path / "relay.key")),
     )
-    port, server_id = free_port(), unused_server_id()
-    changes = {"bind :443": f"bind 127.0.0.1:{port}", "127.0.0.1:8443": f"127.0.0.1:{relay.port}"}
+    changes = {
+        "bind :443": f"bind 127.0.0.1:{port}",
+        "127.0.0.1:8443": f"127.0.0.1:{relay.port}",
+        "port 8081": f"port {checks}",
+    }
     with haproxy(tmp_path, documented("haproxy", 1, changes), port):
         with binary(port, server_id, tls=trusting) as caller:
             assert remote(relay, server_id) == caller

@@ -24,8 +24,9 @@ from websockets.sync.client import connect
 
 from relayd.cli import main
 from relayd.edge.stream import PlainStream
-from relayd.edge.tls import TlsStream
+from relayd.edge.tls import TlsStream, accept_tls
 from relayd.ops.events import CertificateLoaded, CertificateRefused, TlsRefused
+from relayd.wire.client_hello import ClientHello
 from tests.relay_process import WAIT, RelayProcess
 from tests.trio_client import BINARY_HEADERS, RelayUnderTest, relay_under_test
 
@@ -530,6 +531,28 @@ def test_peer_that_asks_for_new_keys_gets_them_and_its_answer(
                 assert data, seen
                 seen += data
         assert b"<<< TLS 1.3, Handshake [length 0005], KeyUpdate" in seen
+
+
+async def test_client_that_is_asked_for_another_hello_gets_its_answer(pair: Pair) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(pair.chain, pair.key)
+    # A client's first key is for X25519.
+    server.set_ecdh_curve("prime256v1")
+    ours, theirs = socket.socketpair()
+    raw = trio.SocketStream(trio.socket.from_stdlib_socket(theirs))
+    client = trio.SSLStream(raw, pair.client(), server_hostname="127.0.0.1", https_compatible=True)
+    hellos = []
+
+    def choose(hello: ClientHello | None) -> ssl.SSLContext:
+        hellos.append(hello)
+        return server
+
+    with ours, theirs:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.send_all, b"hello")
+            stream = await accept_tls(PlainStream(ours), choose)
+            assert await stream.receive_some(100) == b"hello"
+    assert hellos == [ClientHello("", ())]
 
 
 class Mallinfo(ctypes.Structure):

@@ -2,7 +2,6 @@
 
 from collections import Counter
 from contextlib import ExitStack
-from ipaddress import ip_address
 
 import pytest
 from attrs import evolve
@@ -10,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from relayd.edge.admission import DIALS_PER_UPGRADE, Admission, Limits, Refusal, key_of
+from relayd.wire.address import ip_address
 
 FEW = Limits(
     connections=4,

@@ -71,6 +71,41 @@ def test_a_memory_limit_of_cgroups_2_is_found_in_whichever_group_has_it(tmp_path
     assert list(memory_limits(tmp_path / "listed", tmp_path)) == [1000]
 
 
+@pytest.mark.parametrize(
+    ("service", "above", "memory"),
+    [
+        ({"memory.max": "300000000", "memory.high": "max"}, {}, 300_000_000),
+        ({"memory.max": "max", "memory.high": "200000000"}, {}, 200_000_000),
+        ({"memory.max": "300000000", "memory.high": "200000000"}, {}, 200_000_000),
+        ({"memory.max": "200000000", "memory.high": "300000000"}, {}, 200_000_000),
+        ({"memory.max": "max", "memory.high": "max"}, {"memory.high": "100000000"}, 100_000_000),
+        ({"memory.max": "300000000"}, {"memory.max": "100000000", "memory.high": "max"}, 100_000_000),
+        ({"memory.max": "300000000"}, {"memory.max": "400000000", "memory.high": "400000000"}, 300_000_000),
+        ({"memory.max": "max", "memory.high": "max"}, {"memory.max": "max"}, None),
+        ({"memory.max": str(1 << 62)}, {}, None),
+    ],
+)
+def test_the_memory_there_is_is_the_least_that_a_control_group_or_one_around_it_allows(
+    tmp_path: Path, service: dict[str, str], above: dict[str, str], memory: int | None
+) -> None:
+    group = tmp_path / "system.slice" / "relayd.service"
+    # Where the other services are, whose limits are not ours.
+    beside = group.with_name("other.service")
+    for directory, files in ((group, service), (group.parent, above), (beside, {"memory.max": "5000"})):
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, text in files.items():
+            (directory / name).write_text(f"{text}\n")
+    (tmp_path / "listed").write_text("0::/system.slice/relayd.service\n")
+    found = System.here(tmp_path / "listed", tmp_path)
+    assert found.memory == (System.here(tmp_path / "none").memory if memory is None else memory)
+
+
+def test_in_a_container_the_root_of_its_hierarchy_has_its_limit(tmp_path: Path) -> None:
+    (tmp_path / "memory.high").write_text("100000000\n")
+    (tmp_path / "listed").write_text("0::/\n")
+    assert System.here(tmp_path / "listed", tmp_path).memory == 100_000_000
+
+
 def test_a_memory_limit_of_cgroups_1_is_found(tmp_path: Path) -> None:
     (tmp_path / "memory" / "a").mkdir(parents=True)
     (tmp_path / "memory" / "a" / "memory.limit_in_bytes").write_text("2000\n")

@@ -6,6 +6,7 @@ import string
 import pytest
 from attrs import fields
 
+from relayd.ops import events
 from relayd.ops.events import Event, event_types
 from relayd.ops.journal import as_entry
 from relayd.ops.lines import as_json, as_text
@@ -40,6 +41,13 @@ UNLIMITED = {
     "entries_lost",
 }
 """What an operator causes, or relayd itself; strangers cause all the rest."""
+
+
+def test_every_event_that_can_be_imported_is_in_the_table() -> None:
+    exported = {
+        value for value in vars(events).values() if isinstance(value, type) and issubclass(value, Event)
+    }
+    assert exported - {Event} == set(event_types())
 
 
 def test_every_event_has_a_message_id_of_its_own() -> None:

@@ -7,10 +7,12 @@ from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
+import trustme
 from attrs import evolve
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
@@ -18,7 +20,7 @@ from wsproto.events import Ping
 
 from relayd.edge.tally import Histogram
 from relayd.edge.timing import Timing
-from relayd.ops import metrics
+from relayd.ops import survey
 from relayd.ops.events import AcceptPaused, InternalError, RequestRefused
 from relayd.ops.metrics import FAMILIES, Metrics
 from relayd.ops.metrics_server import serve_metrics
@@ -115,7 +117,7 @@ async def test_frames_and_bytes_are_counted_by_direction_and_stay_when_their_con
 
 
 async def test_no_total_goes_down_while_connections_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(metrics, "_PER_TURN", 1)
+    monkeypatch.setattr(survey, "_PER_TURN", 1)
     totals: list[float] = []
 
     async def look(relay: RelayUnderTest) -> None:
@@ -224,14 +226,30 @@ async def test_claims_and_registrations_are_counted_by_outcome(autojump_clock: M
     ]
 
 
-async def test_close_code_that_nobody_knows_is_counted_as_other() -> None:
+async def test_close_is_counted_by_kind_side_and_code_and_a_code_that_nobody_knows_as_other() -> None:
     async with relay_under_test() as relay:
-        await relay.binary()
-        for code in (3777, 4999, 1000):
+        binary = await relay.binary()
+        for code in (3777, 4999, 1000, 4404):
             phone = await relay.phone()
             await phone.close(code)
-        await relay.until(lambda: len(relay.relay.connections) == 1)
-        assert by(await scraped(relay), "relayd_closes_total", "code") == {"other": 2, "1000": 1}
+        await binary.close(1001)
+        await relay.until(lambda: not relay.relay.connections)
+        lonely = await relay.phone("elsewhere")
+        assert (await lonely.closed())[0] == 4404
+        await relay.until(lambda: not relay.relay.connections)
+        samples = await scraped(relay)
+    closes = {
+        tuple(sorted(labels)): number
+        for (name, labels), number in samples.items()
+        if name == "relayd_closes_total" and number
+    }
+    assert closes == {
+        (("code", "other"), ("kind", "phone"), ("side", "peer")): 2,
+        (("code", "1000"), ("kind", "phone"), ("side", "peer")): 1,
+        (("code", "4404"), ("kind", "phone"), ("side", "peer")): 1,
+        (("code", "1001"), ("kind", "binary"), ("side", "peer")): 1,
+        (("code", "4404"), ("kind", "phone"), ("side", "relay")): 1,
+    }
 
 
 async def test_envelopes_that_go_nowhere_are_counted_by_reason() -> None:
@@ -252,6 +270,21 @@ async def test_pauses_of_accepting_and_faults_are_counted() -> None:
     assert value(samples, "relayd_accept_pauses_total") == 1
     assert value(samples, "relayd_internal_errors_total") == 1
     assert [event.name for event in relay.events[-2:]] == ["accept_paused", "internal_error"]
+
+
+async def test_certificates_are_counted_by_what_was_read_from_their_files(tmp_path: Path) -> None:
+    pem = tmp_path / "pair.pem"
+    pem.touch(mode=0o600)
+    trustme.CA().issue_cert("relay.test").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    async with relay_under_test(tls_cert=str(pem), tls_key=str(pem)) as relay:
+        # From the start: an alert on what is new would miss a series' first value.
+        refused = ("relayd_certificates_read_total", frozenset({("outcome", "refused")}))
+        assert (await scraped(relay))[refused] == 0
+        pem.write_text("rubbish")
+        relay.relay.apply(relay.settings)
+        relay.relay.apply(relay.settings)
+        read = by(await scraped(relay), "relayd_certificates_read_total", "outcome")
+        assert read == {"loaded": 1, "refused": 2}
 
 
 async def test_requests_are_counted_by_endpoint_and_status_even_those_that_the_log_does_not_show() -> None:

@@ -5,6 +5,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from attrs import fields
 
 from relayd.cli import main
 from relayd.configuration import BadSetting, load
@@ -119,6 +120,37 @@ def test_check_says_what_a_start_would_end_with(capsys: pytest.CaptureFixture[st
     assert main(["check", "--config", "/dev/null", "--production", "--listen", ":8080"]) == 2
     assert "relayd: production: :8080 would take anybody's connections" in capsys.readouterr().err
     assert main(["check", "--config", "/dev/null", "--production"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("uid", "capabilities", "flags", "said"),
+    [
+        (0, "0", ["--production"], True),
+        (1000, "1400", ["--production"], True),
+        (1000, "400", ["--production"], False),
+        (0, "0", [], False),
+    ],
+)
+def test_check_by_root_passes_and_says_that_the_start_looks_at_who_runs_it(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    uid: int,
+    capabilities: str,
+    flags: list[str],
+    said: bool,
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: uid)
+    read_text = Path.read_text
+
+    def read(path: Path, *options: str) -> str:
+        return f"CapEff:\t{capabilities}\n" if path == Path("/proc/self/status") else read_text(path, *options)
+
+    monkeypatch.setattr(Path, "read_text", read)
+    assert main(["check", "--config", "/dev/null", *flags]) == 0
+    shown = capsys.readouterr()
+    assert shown.out.count("\n") == len(fields(Settings))
+    assert shown.err.count("\n") == said
+    assert ("who runs it is looked at when it starts" in shown.err) is said
 
 
 @needs_root

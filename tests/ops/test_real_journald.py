@@ -48,11 +48,12 @@ systemd-cat sets JOURNAL_STREAM only in later versions than Debian's.
 class Machine:
     """A relay whose stderr is the journal, and that journal."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *flags: str) -> None:
         for tool in ("unshare", "journalctl", "systemd-cat", JOURNALD):
             assert shutil.which(tool), f"this test needs {tool}: apt-get install systemd util-linux"
         self.socket = directory / "relay"
-        relay = [sys.executable, "-m", "relayd", "--config", "/dev/null", "--listen", f"unix:{self.socket}"]
+        settings = ["--config", "/dev/null", "--listen", f"unix:{self.socket}", *flags]
+        relay = [sys.executable, "-m", "relayd", *settings]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("RELAYD_")}
         self.process = subprocess.Popen(
             ["unshare", "--mount", "--map-root-user", "sh", "-c", SCRIPT, "sh", *relay],
@@ -76,8 +77,8 @@ class Machine:
 
 
 @pytest.fixture
-def machine(tmp_path: Path) -> Iterator[Machine]:
-    machine = Machine(tmp_path)
+def machine(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Machine]:
+    machine = Machine(tmp_path, *getattr(request, "param", ()))
     with machine.process:
         try:
             yield machine
@@ -113,3 +114,12 @@ def test_journalctl_tells_the_story_of_one_server(machine: Machine) -> None:
     assert refused["RELAYD_DEVICE_NAME"] == "Pixel 8"
     assert refused["PRIORITY"] == "6"
     assert machine.journal("_TRANSPORT=stdout") == []
+
+
+@pytest.mark.parametrize("machine", [["--max-phones", "many"]], indirect=True)
+def test_start_that_is_refused_is_an_error_in_the_journal(machine: Machine) -> None:
+    until(lambda: machine.journal("PRIORITY=3"), "refusal")
+    (refusal,) = machine.journal("PRIORITY=3")
+    assert refusal["MESSAGE"].startswith("relayd: the flag --max-phones is ")
+    assert refusal["_TRANSPORT"] == "stdout"
+    assert machine.journal("PRIORITY=6 _TRANSPORT=stdout") == []

@@ -162,6 +162,14 @@ def test_a_relayd_that_no_service_could_reach_is_not_installed(
     assert f"{prefix}/bin/relayd is out of the service's reach" in error
     assert "/opt/relayd/bin/relayd systemd install" in error
     assert contents(tmp_path) == {}
+    # Somebody who tries relayd at home may look all the same, and is told that it would come to nothing.
+    assert main(["systemd", "install", "--dry-run"]) == 1
+    shown = capsys.readouterr()
+    assert f"would write {tmp_path}/relayd.service:" in shown.out
+    assert f"ExecStart={prefix}/bin/relayd --production" in shown.out
+    assert "systemctl enable" not in shown.out
+    assert shown.err == error
+    assert contents(tmp_path) == {}
 
 
 def test_the_example_holds_every_setting_with_its_default(tmp_path: Path) -> None:

@@ -132,7 +132,7 @@ def test_a_refused_reload_stays_in_the_status_until_one_succeeds(
     with connect(relay.url("/v1/server"), additional_headers=HEADERS):
         relay.event("binary_claimed")
         status = manager.message_with("STATUS")["STATUS"]
-        assert status.startswith("1 binary, 0 phones; settings refused at reload: grace: ")
+        assert status.startswith("1 binary, 0 phones; settings refused at reload: grace in ")
         path.write_text("")
         relay.process.send_signal(signal.SIGHUP)
         manager.message_with("RELOADING")

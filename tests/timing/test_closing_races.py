@@ -12,6 +12,7 @@ from wsproto.events import CloseConnection, Ping, Pong
 
 from relayd.edge.connection import WebSocket
 from relayd.edge.control import Control
+from relayd.edge.inbox import Inbox
 from relayd.ops.events import InternalError, PhoneUnregistered
 from tests.trio_client import Client, RelayUnderTest, relay_under_test
 
@@ -199,5 +200,5 @@ async def test_every_ending_gives_back_its_tasks_file_descriptors_and_slots(
         assert held() == before
         assert not relay.seen(InternalError)
         # Counted references have freed them all: the collector, which stops the world, is not needed.
-        kinds = (WebSocket, Control, WebSocketConnection)
+        kinds = (WebSocket, Inbox, Control, WebSocketConnection)
         assert not any(isinstance(thing, kinds) for thing in gc.get_objects())

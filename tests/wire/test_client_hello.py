@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.wire.client_hello import BadClientHello, ClientHello, ClientHelloReader
+from relayd.wire.client_hello import BadClientHello, ClientHello, ClientHelloReader, ClientHelloTooLong
 
 
 def parse_client_hello(data: bytes) -> ClientHello | None:
@@ -126,3 +126,30 @@ def test_a_client_that_sends_a_byte_to_a_record_costs_the_same_for_each() -> Non
     data = in_records(b"\x16\x03\x01\0\0" + message, 1)
     few, many = lines_run(data[: 6 * 100]), lines_run(data[: 6 * 1_000])
     assert few < many <= 10 * few
+
+
+CHANGE_CIPHER_SPEC = b"\x14\x03\x03\0\x01\x01"
+
+
+@pytest.mark.parametrize("size", [1, 100, 5000])
+@pytest.mark.parametrize("behind", [b"", CHANGE_CIPHER_SPEC, b"\x16\x03\x03\0\x01\x01"])
+def test_what_a_client_hello_takes_ends_with_its_last_record(size: int, behind: bytes) -> None:
+    data = in_records(hello("a.b", []), size)
+    reader = ClientHelloReader()
+    assert reader.feed(data + behind) == ClientHello("a.b")
+    assert reader.taken == len(data)
+
+
+def test_a_change_cipher_spec_may_stand_before_the_second_client_hello_alone() -> None:
+    data = CHANGE_CIPHER_SPEC + hello("a.b", [])
+    with pytest.raises(BadClientHello):
+        parse_client_hello(data)
+    reader = ClientHelloReader(second=True)
+    assert [reader.feed(data[i : i + 1]) for i in range(len(data))][-1] == ClientHello("a.b")
+    assert reader.taken == len(data)
+
+
+@pytest.mark.parametrize("second", [False, True])
+def test_a_client_hello_that_is_said_to_be_too_long_is_refused_by_its_first_four_bytes(second: bool) -> None:
+    with pytest.raises(ClientHelloTooLong):
+        ClientHelloReader(second=second).feed(b"\x16\x03\x01\x40\x00" + b"\x01\x00\x40\x01")
