@@ -107,7 +107,9 @@ class TlsStream(Stream):
         if self._shut:
             return self._below.try_receive(size)
         parts: list[bytes] = []
-        looked = False
+        # Bytes that have come from the socket, less the data in them.
+        barren = 0
+        emptied = False
         rest, given = self._rest, 0
         self._rest = b""
         self._ready = True
@@ -116,12 +118,14 @@ class TlsStream(Stream):
                 data = self._object.read(min(size, _RECORD))
             except ssl.SSLWantReadError:
                 if given >= len(rest):
-                    # Once: records without data must not keep everybody waiting while we look for some.
-                    received = None if parts or looked else self._below.try_receive(min(size, _AT_ONCE))
-                    looked = True
+                    wanted = min(size, _AT_ONCE)
+                    # Records without data must not keep everybody waiting while we look for some.
+                    received = None if emptied or barren > _MOST_BARREN else self._below.try_receive(wanted)
                     if received is None:
                         self._ready = False
                         break
+                    emptied = len(received) < wanted
+                    barren += len(received)
                     if not received:
                         self._incoming.write_eof()
                         continue
@@ -137,6 +141,7 @@ class TlsStream(Stream):
                 return b"".join(parts)
             parts.append(data)
             size -= len(data)
+            barren -= len(data)
         # Not all that was read: who has closed it may not come for the rest.
         self._rest = rest[given:]
         if self._outgoing.pending:

@@ -13,11 +13,11 @@ import os
 import platform
 import resource
 import signal
-import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from shutil import which
 from statistics import median
@@ -25,53 +25,26 @@ from typing import Final
 
 from attrs import frozen
 
+from tests.benchmarks.relays import (
+    COMPILED,
+    DESCRIPTORS,
+    HAPROXY,
+    PEERS,
+    RELAYS,
+    TOOLS,
+    LoadFailed,
+    Running,
+    build_load,
+    finish,
+    running,
+    settle,
+)
 from tests.benchmarks.report import Results, write_report
-
-HERE: Final = Path(__file__).parent
-TOOLS: Final = HERE.parent / ".tools"
-PEERS: Final = HERE / "peers"
-HAPROXY: Final = which("haproxy") or which("haproxy", path="/usr/sbin") or ""
 
 BEGAN: Final = time.monotonic()
 
 IDLE_WINDOW: Final = 30.0
 """Seconds: as long as from one heartbeat to the next, so that each phone has exactly one."""
-
-PATIENCE: Final = 240.0
-
-DESCRIPTORS: Final = 20_000
-"""What the largest crowd needs, at either end. Many systems allow no more to a process."""
-
-
-@frozen
-class Peer:
-    """A program to measure; ``{port}`` and ``{backend}`` are filled in."""
-
-    command: tuple[str, ...]
-    floor: bool = False
-    directory: Path = HERE.parent.parent
-    """Where to start it: Python finds relayd there."""
-
-
-# As many as there are descriptors: left to itself, relayd keeps some for others than the load.
-RELAYD: Final = (
-    *(sys.executable, "-m", "relayd", "--listen", "127.0.0.1:{port}"),
-    *("--max-connections", str(DESCRIPTORS)),
-)
-COMPILED: Final = HERE.parent.parent / "build/compiled"
-
-RELAYS: Final = {
-    "relayd": Peer(RELAYD),
-    "relayd, compiled": Peer(RELAYD, directory=COMPILED),
-    "Go, coder/websocket": Peer((str(TOOLS / "bench-go"), "127.0.0.1:{port}")),
-    "Node, ws": Peer(("node", str(PEERS / "ws/relay.js"), "{port}")),
-    "websockets, uvloop": Peer((sys.executable, str(PEERS / "websockets_relay.py"), "{port}")),
-    "trio-websocket": Peer((sys.executable, str(PEERS / "trio_websocket_relay.py"), "{port}")),
-    "floor: trio forwarder": Peer(
-        (sys.executable, str(PEERS / "trio_forwarder.py"), "{port}", "{backend}"), floor=True
-    ),
-    "floor: HAProxy, TCP": Peer((HAPROXY, "-db", "-f", str(PEERS / "haproxy.cfg")), floor=True),
-}
 
 
 @frozen
@@ -84,10 +57,18 @@ class Work:
     """How much longer than others it is measured."""
     only: tuple[str, ...] = ()
     """These relays alone: the others would take minutes, or the question is not about them."""
+    tls: bool = False
+    """By all that speak it."""
 
     def suits(self, name: str) -> bool:
         """Whether the relay called ``name`` is to do this."""
+        if self.tls:
+            return RELAYS[name].tls
         return name in self.only if self.only else self.floors or not RELAYS[name].floor
+
+    def start(self, relay: Running, seconds: float, repeat: int) -> subprocess.Popen[str]:
+        """Start the load, for as many seconds as measurements take otherwise."""
+        return relay.load(self.flags, self.times * seconds, repeat, tls=self.tls)
 
 
 WORKS: Final = {
@@ -107,98 +88,24 @@ WORKS: Final = {
     "storm": Work(("-work", "storm"), only=("relayd", "Go, coder/websocket")),
 }
 
+# Done by relays started anew, since a storm has made the others large.
+TLS_WORKS: Final = {
+    **{
+        f"tls {direction} {size}": Work(("-work", direction, "-size", str(size)), tls=True)
+        for size in (336, 4096, 65536)
+        for direction in ("down", "up")
+    },
+    "tls rtt": Work(("-work", "rtt"), tls=True, times=2.0),
+    "tls upgrades": Work(("-work", "upgrades", "-phones", "1000"), tls=True),
+    "tls upgrades resumed": Work(("-work", "upgrades", "-phones", "1000", "-resume"), tls=True),
+}
 
-@frozen
-class Running:
-    """A relay that listens."""
-
-    process: subprocess.Popen[bytes]
-    port: int
-    backend: int
-
-    def load(self, flags: tuple[str, ...], seconds: float, seed: int) -> subprocess.Popen[str]:
-        """Start the load against this relay."""
-        command = [str(TOOLS / "bench-load"), *flags, "-target", f"127.0.0.1:{self.port}"]
-        command += ["-pid", str(self.process.pid), "-seconds", str(seconds), "-seed", str(seed)]
-        if self.backend:
-            command += ["-backend", f"127.0.0.1:{self.backend}"]
-        return subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
-
-    @contextlib.contextmanager
-    def crowded(self, phones: int) -> Iterator[None]:
-        """Have that many idle phones on this relay. Raises `LoadFailed`."""
-        load = self.load(("-work", "crowd", "-phones", str(phones)), 0.0, 0)
-        assert load.stdout is not None
-        try:
-            if load.stdout.readline() != "here\n":
-                finish(load)
-            yield
-        finally:
-            load.communicate(timeout=PATIENCE)
-
-
-class LoadFailed(Exception):
-    """The load saw something wrong; the text says what."""
-
-
-def finish(load: subprocess.Popen[str]) -> dict[str, float]:
-    """What the load measured. Raises `LoadFailed`."""
-    out, errors = load.communicate(timeout=PATIENCE)
-    if load.returncode:
-        raise LoadFailed(errors.strip())
-    report: dict[str, float] = json.loads(out)
-    return report
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
-
-
-@contextlib.contextmanager
-def running(name: str) -> Iterator[Running]:
-    """Start the relay called ``name`` with its default settings, its output in a file; stop it in the end."""
-    peer, port = RELAYS[name], free_port()
-    backend = free_port() if peer.floor else 0
-    command = [part.format(port=port, backend=backend) for part in peer.command]
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("RELAYD_")}
-    log = TOOLS / f"bench-{list(RELAYS).index(name)}.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=peer.directory,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env={**clean, "PORT": str(port), "BACKEND": str(backend)},
-        )
-    try:
-        for _ in range(400):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port)):
-                break
-            if process.poll() is not None:
-                sys.exit(f"{name} did not start: see {log}")
-            time.sleep(0.05)
-        yield Running(process, port, backend)
-    finally:
-        process.kill()
-        process.wait()
-
-
-def settle(relay: Running) -> None:
-    """Wait until the relay has put away what the last work left, at most 10 s."""
-    before = ""
-    for _ in range(100):
-        stat = Path(f"/proc/{relay.process.pid}/stat").read_text()
-        used = " ".join(stat.rsplit(")", 1)[1].split()[11:13])
-        if used == before:
-            return
-        before = used
-        time.sleep(0.05)
+CROWDS: Final = {
+    "idle": Work(("-work", "idle", "-phones", "5000")),
+    # With their binaries 19,975 connections: as near to 20,000 as 20,000 descriptors allow.
+    "idle 18800": Work(("-work", "idle", "-phones", "18800"), only=("relayd",)),
+    "tls idle": Work(("-work", "idle", "-phones", "2000"), tls=True),
+}
 
 
 def missing_tools() -> str:
@@ -216,9 +123,8 @@ def missing_tools() -> str:
 
 def build() -> None:
     """Build what is compiled, and fetch what the peers stand on."""
-    TOOLS.mkdir(exist_ok=True)
-    for source, program in ((HERE / "load", "bench-load"), (PEERS / "go", "bench-go")):
-        subprocess.run(["go", "build", "-o", str(TOOLS / program), "."], cwd=source, check=True)
+    build_load()
+    subprocess.run(["go", "build", "-o", str(TOOLS / "bench-go"), "."], cwd=PEERS / "go", check=True)
     subprocess.run(["npm", "ci", "--silent"], cwd=PEERS / "ws", check=True)
 
 
@@ -234,30 +140,26 @@ def record(results: Results, work: str, name: str, load: subprocess.Popen[str]) 
     results.setdefault(work, {}).setdefault(name, []).append(figures)
 
 
-def measure_idle(results: Results, names: list[str], repeats: int) -> None:
-    """5,000 idle phones on each relay, and 18,800 on one, all at once, since there is little to do but wait.
+def measure_idle(results: Results, crowds: Mapping[str, Work], repeats: int) -> None:
+    """Idle phones, each crowd on a relay of its own, all at once, since there is little to do but wait.
 
-    With their binaries those are 19,975 connections: as near to 20,000 as 20,000 descriptors allow.
-
-    CPU needs a whole heartbeat's time, and is taken in the first repeat alone; memory does not.
+    CPU needs a whole heartbeat's time, and is taken in the first repeat alone; memory does not, but is
+    hardly in doubt where there is one relay to measure.
     """
-    crowds = {name: ("idle", 5_000) for name in names if not RELAYS[name].floor}
     for repeat in range(repeats):
         found: Results = {}
         with contextlib.ExitStack() as stack:
             loads = []
-            for name, (work, phones) in [
-                *crowds.items(),
-                *([] if repeat else [("relayd", ("idle 18800", 18_800))]),
-            ]:
-                relay = stack.enter_context(running(name))
-                flags = ("-work", "idle", "-phones", str(phones))
-                loads.append((work, name, relay.load(flags, 1.0 if repeat else IDLE_WINDOW, repeat)))
-            for work, name, load in loads:
-                record(found, work, name, load)
-        for work, by_name in found.items():
+            for key, work in crowds.items():
+                for name in RELAYS:
+                    if work.suits(name) and not (repeat and work.only):
+                        relay = stack.enter_context(running(name))
+                        loads.append((key, name, work.start(relay, 1.0 if repeat else IDLE_WINDOW, repeat)))
+            for key, name, load in loads:
+                record(found, key, name, load)
+        for key, by_name in found.items():
             for name, runs in by_name.items():
-                before = results.setdefault(work, {}).setdefault(name, [])
+                before = results.setdefault(key, {}).setdefault(name, [])
                 if before and "failed" not in runs[0]:
                     runs[0]["cpu_percent"] = before[0].get("cpu_percent", 0.0)
                 before += runs
@@ -297,7 +199,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=0.3, help="length of a measurement (default 0.3)")
     parser.add_argument("--repeats", type=int, default=3, help="measurements of each; the median counts")
     parser.add_argument(
-        "--only", default="", help="works that begin so, such as down, 'up 336', idle or beside"
+        "--only", default="", help="works that begin so, such as down, 'up 336', idle, beside or tls"
     )
     parser.add_argument("--json", type=Path, default=TOOLS / "bench.json", help="where all results go")
     options = parser.parse_args()
@@ -310,19 +212,23 @@ def main() -> int:
 
     results: Results = {}
     names = list(RELAYS)
-    if "idle".startswith(options.only):
-        measure_idle(results, names, options.repeats)
+    crowds, *groups = (
+        {key: work for key, work in group.items() if key.startswith(options.only)}
+        for group in (CROWDS, WORKS, TLS_WORKS)
+    )
+    if crowds:
+        measure_idle(results, crowds, options.repeats)
     if "beside".startswith(options.only):
         measure_beside(results, options.seconds, options.repeats)
-    works = {key: work for key, work in WORKS.items() if key.startswith(options.only)}
-    for repeat in range(options.repeats if works else 0):
+    for repeat, works in product(range(options.repeats), groups):
         with contextlib.ExitStack() as stack:
-            relays = {name: stack.enter_context(running(name)) for name in names}
+            wanted = [name for name in names if any(work.suits(name) for work in works.values())]
+            relays = {name: stack.enter_context(running(name)) for name in wanted}
             for key, work in works.items():
                 for name, relay in relays.items():
                     if work.suits(name):
                         settle(relay)
-                        record(results, key, name, relay.load(work.flags, work.times * options.seconds, repeat))
+                        record(results, key, name, work.start(relay, options.seconds, repeat))
 
     options.json.write_text(json.dumps(results, indent=1))
     machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"

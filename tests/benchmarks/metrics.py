@@ -18,7 +18,7 @@ from itertools import product
 from statistics import median
 from typing import Final
 
-from tests.benchmarks.__main__ import HERE, RELAYS, TOOLS, Peer, Running, finish, free_port, running, settle
+from tests.benchmarks.relays import RELAYS, Peer, Running, build_load, finish, free_port, running, settle
 
 WORKS: Final = ("down", "up")
 
@@ -59,8 +59,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=10, help="how often to start anew (default 10)")
     parser.add_argument("--passes", type=int, default=4, help="measurements of each in a round (default 4)")
     options = parser.parse_args()
-    TOOLS.mkdir(exist_ok=True)
-    subprocess.run(["go", "build", "-o", str(TOOLS / "bench-load"), "."], cwd=HERE / "load", check=True)
+    build_load()
     found: dict[tuple[str, str], list[dict[str, float]]] = {}
     for number in range(options.rounds):
         with relays() as (started, port):

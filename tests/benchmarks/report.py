@@ -25,7 +25,18 @@ def _latency(run: Mapping[str, float]) -> str:
     return " / ".join(f"{run[key]:,.0f}" for key in ("p50_us", "p99_us", "p999_us")) + " µs"
 
 
-ROWS: Final[tuple[tuple[str, str, Callable[[Mapping[str, float]], str]], ...]] = (
+def _upgrades(run: Mapping[str, float]) -> str:
+    return f"{run['upgrades_per_s']:,.0f}/s · {run['cpu_us']:,.0f} µs"
+
+
+def _idle(run: Mapping[str, float]) -> str:
+    return f"{run['kib_per_phone']:.1f} KiB · {run['cpu_percent']:.1f} %"
+
+
+Rows = tuple[tuple[str, str, Callable[[Mapping[str, float]], str]], ...]
+"""A work, what it is called, and what is shown of a relay's figures."""
+
+ROWS: Final[Rows] = (
     *(
         (f"{direction} {size}", f"{way}, {label}", _throughput)
         for direction, way in (("down", "binary → 8 phones"), ("up", "8 phones → binary"))
@@ -39,16 +50,8 @@ ROWS: Final[tuple[tuple[str, str, Callable[[Mapping[str, float]], str]], ...]] =
     ("mixed", "200 binaries of 16 phones, mixed sizes, both ways", _throughput),
     ("rtt", "lone round trip, p50 / p99 / p99.9", _latency),
     ("rtt-busy", "the same while another server-id is saturated", _latency),
-    (
-        "upgrades",
-        "upgrades with a first frame",
-        lambda run: f"{run['upgrades_per_s']:,.0f}/s · {run['cpu_us']:,.0f} µs",
-    ),
-    (
-        "idle",
-        "5,000 idle phones: memory of each, CPU with heartbeats",
-        lambda run: f"{run['kib_per_phone']:.1f} KiB · {run['cpu_percent']:.1f} %",
-    ),
+    ("upgrades", "upgrades with a first frame", _upgrades),
+    ("idle", "5,000 idle phones: memory of each, CPU with heartbeats", _idle),
     (
         "idle 18800",
         "19,975 idle connections: CPU with heartbeats, peak memory",
@@ -61,6 +64,32 @@ ROWS: Final[tuple[tuple[str, str, Callable[[Mapping[str, float]], str]], ...]] =
     ),
 )
 
+TLS_ROWS: Final[Rows] = (
+    *(
+        (f"tls {direction} {size}", f"{way}, {label}", _throughput)
+        for direction, way in (("down", "binary → 8 phones"), ("up", "8 phones → binary"))
+        for size, label in ((336, "336 B"), (4096, "4 KiB"), (65536, "64 KiB"))
+    ),
+    ("tls rtt", "lone round trip: p50 / p99 / p99.9", _latency),
+    ("tls upgrades", "upgrades with a first frame, whole handshakes", _upgrades),
+    ("tls upgrades resumed", "the same with a ticket", _upgrades),
+    ("tls idle", "2,000 idle phones: memory of each, CPU with heartbeats", _idle),
+)
+
+TLS_RATIOS: Final = (
+    *(
+        (f"tls {way} {size}", f"{way} {size}", "cpu_us")
+        for way in ("down", "up")
+        for size in (336, 4096, 65536)
+    ),
+    ("tls rtt", "rtt", "p50_us"),
+    ("tls upgrades", "upgrades", "cpu_us"),
+    ("tls upgrades resumed", "upgrades", "cpu_us"),
+    ("tls idle", "idle", "kib_per_phone"),
+)
+"""A work, the same without TLS, and the figure that is compared: of each, less is better."""
+
+FIGURES: Final = {"cpu_us": "CPU", "p50_us": "p50", "kib_per_phone": "memory"}
 
 GO: Final = "Go, coder/websocket"
 TRIO_WEBSOCKET: Final = "trio-websocket"
@@ -140,18 +169,28 @@ def as_aims(medians: Medians, names: list[str]) -> str:
     return "\n".join(lines)
 
 
-def as_markdown(medians: Medians, names: list[str], note: str) -> str:
+def as_markdown(medians: Medians, names: list[str], rows: Rows) -> str:
     """One row for each work, one column for each relay."""
-    lines = [
-        note,
-        "Throughput cells: frames per second · CPU per frame · peak memory of the relay's process.",
-        "",
-    ]
-    lines += [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
-    for work, label, cell in ROWS:
+    lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
+    for work, label, cell in rows:
         measured = medians.get(work, {})
         cells = [cell(measured[name]) if name in measured else "" for name in names]
         lines.append(f"| {label} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def as_tls_ratios(medians: Medians, names: list[str]) -> str:
+    """What TLS costs each relay that speaks it, and relayd over TLS against Go over TLS."""
+    columns = [f"{name}: to its own without TLS" for name in names]
+    columns += [f"{name}: to Go's, both over TLS" for name in names if name != GO]
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+    labels = {work: label for work, label, _ in TLS_ROWS}
+    for work, without, figure in TLS_RATIOS:
+        own = medians.get(work, {})
+        pairs = [(own.get(name), medians.get(without, {}).get(name)) for name in names]
+        pairs += [(own.get(name), own.get(GO)) for name in names if name != GO]
+        cells = [f"{run[figure] / other[figure]:.2f}" if run and other else "" for run, other in pairs]
+        lines.append(f"| {labels[work].partition(':')[0]}: {FIGURES[figure]} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -190,7 +229,17 @@ def write_report(medians: Medians, names: list[str], note: str) -> None:
     text = document.read_text()
     head, rest = text.split(BEGIN)
     _, tail = rest.split(END)
-    table = as_markdown(medians, names, note)
-    aims = as_aims(medians, names)
-    picture = "![Frames per second of relayd and its peers](performance.svg)"
-    document.write_text(f"{head}{BEGIN}\n{table}\n\n{aims}\n\n{picture}\n{END}{tail}")
+    cells = "Throughput cells: frames per second · CPU per frame · peak memory of the relay's process."
+    tls_names = [name for name in names if any(name in medians.get(work, {}) for work, _, _ in TLS_ROWS)]
+    blocks = (
+        f"{note}\n{cells}",
+        as_markdown(medians, names, ROWS),
+        as_aims(medians, names),
+        "![Frames per second of relayd and its peers](performance.svg)",
+        "Over TLS, in the same run:",
+        as_markdown(medians, tls_names, TLS_ROWS),
+        "And as ratios; where it is less than 1, the first of the two costs less.",
+        as_tls_ratios(medians, tls_names),
+    )
+    body = "\n\n".join(blocks)
+    document.write_text(f"{head}{BEGIN}\n{body}\n{END}{tail}")

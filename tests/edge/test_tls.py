@@ -123,7 +123,7 @@ def test_curl_gets_an_answer_by_http_1_1_and_the_log_says_until_when_the_certifi
     )
 
 
-def test_tls_1_2_and_1_3_are_spoken_with_forward_secrecy_and_nothing_older(
+def test_tls_1_2_and_1_3_are_spoken_by_the_suite_that_the_client_prefers_and_nothing_older(
     start_relay: Callable[..., RelayProcess], pair: Pair
 ) -> None:
     relay = start_relay(*pair.flags)
@@ -134,6 +134,15 @@ def test_tls_1_2_and_1_3_are_spoken_with_forward_secrecy_and_nothing_older(
             cipher = connection.cipher()
             assert cipher is not None
             assert version is ssl.TLSVersion.TLSv1_3 or cipher[0].startswith("ECDHE-")
+    context = pair.client()
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    suites = ["ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-GCM-SHA256"]
+    for wanted in (suites, suites[::-1]):
+        context.set_ciphers(":".join(wanted))
+        with shake(relay.port, context) as connection:
+            cipher = connection.cipher()
+            assert cipher is not None
+            assert cipher[0] == wanted[0]
     # OpenSSL's own client would not speak it either, unless told that it may.
     done = subprocess.run(
         ["openssl", "s_client", "-connect", f"127.0.0.1:{relay.port}", "-tls1_1", "-cipher", "ALL@SECLEVEL=0"],
@@ -479,6 +488,26 @@ def test_all_that_was_sent_is_received_however_it_comes_and_the_end_after_it(
         # No more is awaited from the socket, which is still open.
         assert data == b""
         assert received == b"".join(bytes([number]) * size for number, size in enumerate(sizes))
+
+
+@pytest.mark.parametrize(
+    ("record", "count", "least", "most"), [(16_384, 6, 98_304, 98_304), (1, 8_000, 1, 3_000)]
+)
+def test_a_read_brings_all_that_is_there_unless_it_is_next_to_nothing_for_its_bytes(
+    pair: Pair, record: int, count: int, least: int, most: int
+) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+        ends = tls_over(PlainStream(ours), pair)
+        for _ in range(count):
+            ends.client.write(bytes(record))
+        theirs.sendall(ends.outgoing.read())
+        sizes = []
+        while data := ends.stream.try_receive(98_304):
+            sizes.append(len(data))
+        assert least <= sizes[0] <= most
+        assert sum(sizes) == record * count
 
 
 def test_peer_that_asks_for_new_keys_gets_them_and_its_answer(

@@ -37,8 +37,16 @@ func dial(target, path, server, header string, buffer int) (*conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	raw.SetDeadline(time.Now().Add(20 * time.Second))
+	if *ca != "" {
+		secured, err := secure(raw, path == "/v1/client")
+		if err != nil {
+			raw.Close()
+			return nil, err
+		}
+		raw = secured
+	}
 	c := newConn(raw, buffer)
-	c.SetDeadline(time.Now().Add(20 * time.Second))
 	if _, err = fmt.Fprintf(c, upgrade, path, server, header); err == nil {
 		err = c.upgraded()
 	}

@@ -1,5 +1,7 @@
 // A relay in the original's shape: a registry under a lock, an envelope with a RawMessage in it, one
 // outbox goroutine for each phone, one write for each frame.
+//
+// Arguments: ADDRESS [ADDRESS-FOR-TLS CHAIN KEY]
 package main
 
 import (
@@ -211,5 +213,8 @@ func main() {
 	r := &registry{servers: map[string]*server{}}
 	http.HandleFunc("/v1/server", r.serveBinary)
 	http.HandleFunc("/v1/client", r.servePhone)
+	if len(os.Args) > 2 {
+		go func() { log.Fatal(http.ListenAndServeTLS(os.Args[2], os.Args[3], os.Args[4], nil)) }()
+	}
 	log.Fatal(http.ListenAndServe(os.Args[1], nil))
 }
