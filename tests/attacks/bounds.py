@@ -159,9 +159,9 @@ def under_attack(
     """The body attacks. The relay may take ``memory`` bytes and ``sockets`` descriptors more meanwhile.
 
     Over TLS it may take `TLS_MEMORY` for each socket beside that.
-    In the end descriptors and tasks are back, and an honest pair has had every frame within ``bound``
-    seconds all the time, most of them within `HONEST_MOST`, half of them within `HONEST_MEDIAN`. Peak memory is the kernel's own figure, so no moment is missed. ``note`` is told
-    what was measured.
+    In the end descriptors and tasks are back, and an honest pair has had every frame within ``bound`` seconds
+    all the time, most of them within `HONEST_MOST`, half of them within `HONEST_MEDIAN`. Peak memory is the
+    kernel's own figure, so no moment is missed. ``note`` is told what was measured.
     """
     if speaks_tls(relay):
         memory += sockets * TLS_MEMORY
