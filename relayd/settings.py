@@ -301,14 +301,14 @@ class Settings:
 
     def resolved(self, address: Address) -> Address:
         """``address`` with what its listener speaks: True where there is TLS, or a PROXY header."""
-        if address.tls is None and self._certified:
+        if address.tls is None and self.certified:
             address = evolve(address, tls=True)
         if address.proxy is None and self.proxy_protocol == "require":
             address = evolve(address, proxy=True)
         return address
 
     @property
-    def _certified(self) -> bool:
+    def certified(self) -> bool:
         """Whether there is a certificate, or is to be one."""
         return bool(self.tls_cert or self.domain)
 
@@ -318,7 +318,7 @@ class Settings:
             missing, there = ("tls-key", "tls-cert") if self.tls_cert else ("tls-cert", "tls-key")
             return f"{missing}: is not set, but {there} is: TLS takes both"
         for address in self.listen:
-            if address.tls and not self._certified:
+            if address.tls and not self.certified:
                 return (
                     f"listen: {address} is to speak TLS, for which domain, or tls-cert and tls-key, must be set"
                 )

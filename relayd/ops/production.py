@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Final, Literal
 
 from relayd.settings import Settings
-from relayd.values import Address
+from relayd.values import Address, TrustedProxy
 
 __all__ = [
     "NotForProduction",
@@ -57,13 +57,23 @@ def process_objections(uid: int, status: str) -> Iterator[str]:
 
 
 def refuse_listener(address: Address, settings: Settings) -> None:
-    """Raises `NotForProduction` if ``settings`` are for production and nobody should listen on ``address``."""
-    # Who comes by way of TCP is none of those who may open unix sockets.
-    proxies = [proxy for proxy in settings.trusted_proxies if proxy != "unix"]
-    if settings.production and not (address.tls or address.proxy or proxies or _reach(address) == "machine"):
+    """Raises `NotForProduction` if ``settings`` are for production and nobody should listen on ``address``.
+
+    That is `relayd.settings.Settings.resolved`.
+    """
+    # Who sends no PROXY header where one is a must gets no further, and only trusted proxies may send it.
+    if not settings.production or address.tls or address.proxy or _reach(address) == "machine":
+        return
+    if settings.certified and address.tls is False and address.proxy is False:
+        raise NotForProduction(
+            f"production: {address} would take anybody's connections without TLS, in spite of the certificate; "
+            "remove +plain; or +direct, if a proxy does TLS there; or listen on 127.0.0.1 or unix:/path"
+        )
+    if not any(_comes_from_elsewhere(proxy) for proxy in settings.trusted_proxies):
         raise NotForProduction(
             f"production: {address} would take anybody's connections without TLS; set tls-cert and tls-key, or "
-            "domain; or trusted-proxies, if a proxy in front does TLS; or listen on 127.0.0.1 or unix:/path"
+            "domain; or listen on 127.0.0.1 or unix:/path, for a proxy on this machine; or name in "
+            "trusted-proxies the one on another that does TLS"
         )
 
 
@@ -77,6 +87,11 @@ def refuse_metrics_listener(address: Address, settings: Settings) -> None:
             f"production: everybody could read the metrics at {address}; set metrics-listen to a port alone, "
             "to an address of a private network, or to unix:/path"
         )
+
+
+def _comes_from_elsewhere(proxy: TrustedProxy) -> bool:
+    """Whether ``proxy`` may be on another machine, and so has use for a listener that is not local."""
+    return proxy != "unix" and not proxy.is_loopback
 
 
 def _reach(address: Address) -> Literal["machine", "network", "world"]:

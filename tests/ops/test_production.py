@@ -2,10 +2,11 @@
 
 import os
 import signal
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
-from attrs import fields
+from attrs import evolve, fields
 
 from relayd.cli import main
 from relayd.configuration import BadSetting, load
@@ -42,14 +43,45 @@ def test_any_other_capability_is_refused_in_whatever_set_it_is(name: str) -> Non
     assert "CapabilityBoundingSet=CAP_NET_BIND_SERVICE" in objection
 
 
-@pytest.mark.parametrize("address", ["", "0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "relay.example.org"])
-def test_plain_listener_for_everybody_is_refused_unless_a_proxy_is_declared(address: str) -> None:
-    at = Address(address, 8080)
+EVERYBODY = ["", "0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "relay.example.org"]
+"""Hosts at which strangers, or a network, get to a listener."""
+
+
+def settings_for_production(**texts: str) -> Settings:
+    return load({"config": "/dev/null", "production": "true", **texts}, {}).settings
+
+
+@pytest.mark.parametrize("host", EVERYBODY)
+def test_plain_listener_for_everybody_is_refused_unless_a_proxy_is_declared(host: str) -> None:
+    at = Address(host, 8080)
     with pytest.raises(NotForProduction, match="without TLS; set tls-cert and tls-key"):
         refuse_listener(at, Settings(production=True))
     refuse_listener(at, Settings())
-    refuse_listener(at, load({"production": "true", "trusted_proxies": "10.0.0.0/8"}, {}).settings)
-    refuse_listener(Address(address, 8080, tls=True), Settings(production=True))
+    refuse_listener(at, settings_for_production(trusted_proxies="10.0.0.0/8"))
+    refuse_listener(evolve(at, tls=True), Settings(production=True))
+
+
+@pytest.mark.parametrize("host", EVERYBODY)
+@pytest.mark.parametrize("proxies", ["unix", "127.0.0.1", "127.0.0.0/8,::1,unix"])
+def test_a_proxy_on_this_machine_is_no_reason_to_listen_for_everybody(host: str, proxies: str) -> None:
+    settings = settings_for_production(trusted_proxies=proxies)
+    with pytest.raises(NotForProduction, match=r"without TLS; .* or listen on 127\.0\.0\.1 or unix:/path"):
+        refuse_listener(Address(host, 8080), settings)
+    refuse_listener(Address(host, 8080, proxy=True), settings)
+    refuse_listener(Address(host, 8080), evolve(settings, trusted_proxies=(IPv4Network("192.0.2.9"),)))
+
+
+@pytest.mark.parametrize("host", EVERYBODY)
+def test_the_proxy_of_another_listener_does_not_excuse_one_that_is_marked_plain_and_direct(host: str) -> None:
+    proxies = settings_for_production(trusted_proxies="127.0.0.1,10.0.0.0/8")
+    certified = evolve(proxies, tls_cert="/c", tls_key="/k")
+    at = Address(host, 8080, tls=False, proxy=False)
+    with pytest.raises(NotForProduction, match=r"in spite of the certificate; remove \+plain; or \+direct"):
+        refuse_listener(at, certified)
+    # Each of them alone may be for a proxy that speaks HTTP.
+    refuse_listener(evolve(at, proxy=None), certified)
+    refuse_listener(at, proxies)
+    refuse_listener(evolve(at, host="127.0.0.1"), certified)
 
 
 @pytest.mark.parametrize(
@@ -64,12 +96,6 @@ def test_plain_listener_for_everybody_is_refused_unless_a_proxy_is_declared(addr
 )
 def test_plain_listener_for_this_machine_is_fine(address: Address) -> None:
     refuse_listener(address, Settings(production=True))
-
-
-def test_who_may_open_unix_sockets_is_no_proxy_of_a_tcp_listener() -> None:
-    settings = load({"production": "true", "trusted_proxies": "unix"}, {}).settings
-    with pytest.raises(NotForProduction, match="without TLS"):
-        refuse_listener(Address("", 8080), settings)
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "8.8.8.8", "relay.example.org"])
@@ -119,6 +145,10 @@ def test_every_bound_on_what_strangers_may_take_has_a_floor() -> None:
 def test_check_says_what_a_start_would_end_with(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--config", "/dev/null", "--production", "--listen", ":8080"]) == 2
     assert "relayd: production: :8080 would take anybody's connections" in capsys.readouterr().err
+    behind = ["--trusted-proxies", "127.0.0.1"]
+    assert main(["check", "--config", "/dev/null", "--production", "--listen", ":8080", *behind]) == 2
+    capsys.readouterr()
+    assert main(["check", "--config", "/dev/null", "--production", *behind]) == 0
     assert main(["check", "--config", "/dev/null", "--production"]) == 0
 
 
