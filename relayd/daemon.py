@@ -116,7 +116,7 @@ class Relay:
         """Listen and serve until `drain` has ended it. Started, it reports the addresses bound.
 
         Raises `relayd.edge.listener.CannotListen`, in a group if the listener fails later on, and
-        `relayd.ops.production.NotForProduction`.
+        `relayd.ops.production.NotForProduction` for a socket that was passed on.
         """
         try:
             await self._serve(task_status)
@@ -166,6 +166,8 @@ class Relay:
         for listener in self._passed.listeners(wanted, settings.metrics_listen):
             stack.callback(listener.close)
             (of_challenges if listener.passed_as in fds else listeners).append(listener)
+        for listener in listeners:
+            refuse_listener(settings.resolved(listener.address), settings)
         for flag, addresses, opened in (
             ("--listen", settings.listen, listeners),
             ("--http-listen", settings.http_listen, of_challenges),
@@ -177,7 +179,6 @@ class Relay:
                     opened.append(listener)
         for listener in listeners:
             listener.address = settings.resolved(listener.address)
-            refuse_listener(listener.address, settings)
         return listeners, of_challenges
 
     async def drain(self, cause: str) -> None:

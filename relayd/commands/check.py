@@ -12,12 +12,7 @@ from relayd.edge.certificates import BadCertificate, read_certificate
 from relayd.flags import add_settings, given
 from relayd.ops.capacity import System, buffer_limit, limits_of
 from relayd.ops.journal import error_line
-from relayd.ops.production import (
-    NotForProduction,
-    refuse_listener,
-    refuse_metrics_listener,
-    refuse_process,
-)
+from relayd.ops.production import NotForProduction, refuse_addresses, refuse_process
 from relayd.settings import Settings, flag_of, shown
 
 __all__ = ["configure", "run"]
@@ -39,13 +34,7 @@ def run(options: argparse.Namespace) -> int:
         loaded = load(given(options), os.environ)
         if loaded.settings.tls_cert:
             read_certificate(loaded.settings.tls_cert, loaded.settings.tls_key)
-        for address in loaded.settings.listen:
-            # What systemd passes on is not known here.
-            if not address.fd:
-                refuse_listener(loaded.settings.resolved(address), loaded.settings)
-        for address in loaded.settings.metrics_listen:
-            if not address.fd:
-                refuse_metrics_listener(address, loaded.settings)
+        refuse_addresses(loaded.settings)
     except (BadSetting, BadCertificate, NotForProduction) as refusal:
         print(error_line(f"relayd: {refusal}"), file=sys.stderr)
         return 2

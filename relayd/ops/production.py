@@ -17,6 +17,7 @@ from relayd.values import Address, TrustedProxy
 __all__ = [
     "NotForProduction",
     "process_objections",
+    "refuse_addresses",
     "refuse_listener",
     "refuse_metrics_listener",
     "refuse_process",
@@ -54,6 +55,20 @@ def process_objections(uid: int, status: str) -> Iterator[str]:
                 "CapabilityBoundingSet=CAP_NET_BIND_SERVICE in a unit, or "
                 "`setpriv --bounding-set=-all --inh-caps=-all --ambient-caps=-all relayd ...`"
             )
+
+
+def refuse_addresses(settings: Settings) -> None:
+    """Raises `NotForProduction` for the first address that relayd would open for ``settings`` and should not.
+
+    What is passed on shows its address once it is ours: it is for `refuse_listener` and
+    `refuse_metrics_listener` then.
+    """
+    for address in settings.listen:
+        if not address.fd:
+            refuse_listener(settings.resolved(address), settings)
+    for address in settings.metrics_listen:
+        if not address.fd:
+            refuse_metrics_listener(address, settings)
 
 
 def refuse_listener(address: Address, settings: Settings) -> None:

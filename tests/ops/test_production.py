@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -183,6 +184,24 @@ def test_check_by_root_passes_and_says_that_the_start_looks_at_who_runs_it(
     assert ("who runs it is looked at when it starts" in shown.err) is said
 
 
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--listen", "0.0.0.0:0"], "0.0.0.0:0 would take anybody's connections without TLS"),
+        (["--metrics-listen", "0.0.0.0:0"], "everybody could read the metrics at 0.0.0.0:0"),
+    ],
+)
+def test_what_production_does_not_allow_ends_the_start_with_2_before_anything_is_opened(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: list[str], line: str
+) -> None:
+    monkeypatch.setattr("relayd.cli.refuse_process", lambda: None)
+    monkeypatch.setattr("relayd.cli.run", None)
+    assert main(["--config", "/dev/null", "--production", *flags]) == 2
+    shown = capsys.readouterr()
+    assert shown.err.startswith(f"relayd: production: {line}")
+    assert (shown.out, shown.err.count("\n")) == ("", 1)
+
+
 @needs_root
 def test_relay_does_not_start_as_root_nor_for_everybody_and_does_as_an_ordinary_user(tmp_path: Path) -> None:
     flags = ("--production", "--listen", "127.0.0.1:0")
@@ -190,20 +209,25 @@ def test_relay_does_not_start_as_root_nor_for_everybody_and_does_as_an_ordinary_
     become = imports + "{}sys.exit(relayd.cli.main())\n"
     nobody = "os.setgroups([])\nos.setuid(65534)\n"
 
-    def started(as_whom: str, *flags: str) -> RelayProcess:
+    def started(as_whom: str, *flags: str, pass_fds: tuple[int, ...] = ()) -> RelayProcess:
         log = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
-        return RelayProcess(log, *flags, program=("-c", become.format(as_whom)))
+        return RelayProcess(log, *flags, program=("-c", become.format(as_whom)), pass_fds=pass_fds)
 
     as_root = started("", *flags)
     assert as_root.process.wait(WAIT) == 2
     assert as_root.log_text().startswith("relayd: production: relayd would run as root; ")
-    for_all = started(nobody, "--production", "--listen", "0.0.0.0:0")
-    assert for_all.process.wait(WAIT) == 1
-    assert "would take anybody's connections without TLS" in for_all.log_text()
-    assert for_all.log_text().count("\n") == 1
-    public_metrics = started(nobody, *flags, "--metrics-listen", "0.0.0.0:0")
-    assert public_metrics.process.wait(WAIT) == 1
-    assert "everybody could read the metrics" in public_metrics.log_text()
+    with socket.create_server(("0.0.0.0", 0)) as passed:
+        number = passed.fileno()
+        for_all = started(nobody, "--production", "--listen", f"fd:{number}", pass_fds=(number,))
+        public_metrics = started(nobody, *flags, "--metrics-listen", f"fd:{number}", pass_fds=(number,))
+        for refused, why in (
+            (for_all, "would take anybody's connections without TLS"),
+            (public_metrics, "everybody could read the metrics"),
+        ):
+            assert refused.process.wait(WAIT) == 2
+            assert why in refused.log_text()
+            # Nothing was listened on before.
+            assert refused.log_text().count("\n") == 1
     ordinary = started(nobody, *flags)
     try:
         ordinary.event("listening")
