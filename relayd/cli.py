@@ -20,9 +20,10 @@ from relayd.edge.certificates import BadCertificate
 from relayd.edge.listener import CannotListen
 from relayd.edge.passed import PassedSockets, take_passed_sockets
 from relayd.flags import Parser, add_settings, given
+from relayd.ops.capacity import System
 from relayd.ops.journal import error_line
 from relayd.ops.log import Log
-from relayd.ops.production import NotForProduction, refuse_addresses, refuse_process
+from relayd.ops.production import NotForProduction, refuse_addresses, refuse_limits, refuse_process
 from relayd.ops.systemd import ServiceManager
 from relayd.service import run
 from relayd.settings import Settings
@@ -101,6 +102,7 @@ def _serve(
     if settings.production:
         refuse_process()
         refuse_addresses(settings)
+        refuse_limits(settings, System.here())
     status = 0
     try:
         with closing(manager), closing(_log(settings)) as log:

@@ -24,7 +24,7 @@ from relayd.edge.stream import PlainStream
 from relayd.edge.tally import Tally
 from relayd.edge.timing import Timing
 from relayd.edge.turns import Turns
-from relayd.ops.capacity import System, buffer_limit, limits_of, too_few_descriptors
+from relayd.ops.capacity import System, beyond_memory, buffer_limit, limits_of, too_few_descriptors
 from relayd.ops.events import (
     AdminListening,
     BuffersBounded,
@@ -38,7 +38,7 @@ from relayd.ops.events import (
     Listening,
     Stopped,
 )
-from relayd.ops.production import refuse_listener
+from relayd.ops.production import refuse_limits, refuse_listener
 from relayd.routing.binary import serve_binary
 from relayd.routing.budget import Budget
 from relayd.routing.heartbeat import Heartbeats
@@ -152,6 +152,8 @@ class Relay:
                         self.emit(AdminListening(admin.address.path))
                     self.emit(BuffersBounded(self.budget.limit))
                     self._announce_limits()
+                    for beyond in beyond_memory(self.settings, self._system):
+                        self.emit(beyond)
                     self._addresses = [listener.address for listener in listeners]
                     task_status.started(self.listening)
 
@@ -216,7 +218,8 @@ class Relay:
         return list(map(str, self._addresses))
 
     def consider(self, settings: Settings) -> None:
-        """Raises `relayd.ops.production.NotForProduction` if our listeners would not do with ``settings``."""
+        """Raises `relayd.ops.production.NotForProduction` if they would not do for a start on our listeners."""
+        refuse_limits(settings, self._system)
         for address in self._addresses:
             refuse_listener(address, settings)
 
@@ -225,6 +228,7 @@ class Relay:
 
         Certificates are read again.
         """
+        known = set(beyond_memory(self.settings, self._system))
         self.settings = settings
         self._certificates.reload()
         self.registry.apply(probe_timeout=settings.probe_timeout, max_phones=settings.max_phones)
@@ -234,6 +238,9 @@ class Relay:
         if limits != self.admission.limits:
             self.admission.apply(limits)
             self._announce_limits()
+        for beyond in beyond_memory(settings, self._system):
+            if beyond not in known:
+                self.emit(beyond)
 
     @property
     def uptime(self) -> float:

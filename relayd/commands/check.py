@@ -12,7 +12,7 @@ from relayd.edge.certificates import BadCertificate, read_certificate
 from relayd.flags import add_settings, given
 from relayd.ops.capacity import System, buffer_limit, limits_of
 from relayd.ops.journal import error_line
-from relayd.ops.production import NotForProduction, refuse_addresses, refuse_process
+from relayd.ops.production import NotForProduction, refuse_addresses, refuse_limits, refuse_process
 from relayd.settings import Settings, flag_of, shown
 
 __all__ = ["configure", "run"]
@@ -30,15 +30,16 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the settings that ``relayd`` with these flags would have."""
+    system = System.here()
     try:
         loaded = load(given(options), os.environ)
         if loaded.settings.tls_cert:
             read_certificate(loaded.settings.tls_cert, loaded.settings.tls_key)
         refuse_addresses(loaded.settings)
+        refuse_limits(loaded.settings, system)
     except (BadSetting, BadCertificate, NotForProduction) as refusal:
         print(error_line(f"relayd: {refusal}"), file=sys.stderr)
         return 2
-    system = System.here()
     limits = limits_of(loaded.settings, system)
     found = {
         "max_connections": limits.connections,

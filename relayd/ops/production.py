@@ -1,8 +1,8 @@
 """What a relay on the internet must not be: with ``--production`` it does not start as such.
 
-Each objection is one line, the reason and the fix. Limits that are too weak are objected to by
-`relayd.settings.Settings.contradiction`, since SIGHUP could set them as well; a secret that others can read is
-refused by whoever reads it, with or without ``--production``.
+Each objection is one line, the reason and the fix. Limits that are too weak anywhere are objected to by
+`relayd.settings.Settings.contradiction`; a secret that others can read is refused by whoever reads it, with or
+without ``--production``.
 """
 
 import os
@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal
 
+from relayd.ops.capacity import System, beyond_memory
 from relayd.settings import Settings
 from relayd.values import Address, TrustedProxy
 
@@ -18,6 +19,7 @@ __all__ = [
     "NotForProduction",
     "process_objections",
     "refuse_addresses",
+    "refuse_limits",
     "refuse_listener",
     "refuse_metrics_listener",
     "refuse_process",
@@ -55,6 +57,19 @@ def process_objections(uid: int, status: str) -> Iterator[str]:
                 "CapabilityBoundingSet=CAP_NET_BIND_SERVICE in a unit, or "
                 "`setpriv --bounding-set=-all --inh-caps=-all --ambient-caps=-all relayd ...`"
             )
+
+
+def refuse_limits(settings: Settings, system: System) -> None:
+    """Raises `NotForProduction` if ``settings`` are for production and have a limit that bounds nothing here.
+
+    Descriptors are not looked at: without one left relayd goes on, but without memory it is ended.
+    """
+    for beyond in beyond_memory(settings, system) if settings.production else ():
+        raise NotForProduction(
+            f"{beyond.setting}: {beyond.value} is too weak a limit for production where there are "
+            f"{system.memory} bytes of memory, the machine's or a control group's; "
+            f"set it to at most {beyond.most}, or do not set it"
+        )
 
 
 def refuse_addresses(settings: Settings) -> None:

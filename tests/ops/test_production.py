@@ -11,6 +11,7 @@ from attrs import evolve, fields
 
 from relayd.cli import main
 from relayd.configuration import BadSetting, load
+from relayd.ops.capacity import System
 from relayd.ops.production import (
     NotForProduction,
     process_objections,
@@ -19,7 +20,7 @@ from relayd.ops.production import (
 )
 from relayd.settings import Settings, setting_of
 from relayd.values import Address
-from tests.relay_process import WAIT, RelayProcess
+from tests.relay_process import WAIT, RelayProcess, until
 
 HARMLESS = "Name:\trelayd\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n"
 BIND = "0000000000000400"
@@ -187,8 +188,13 @@ def test_check_by_root_passes_and_says_that_the_start_looks_at_who_runs_it(
 @pytest.mark.parametrize(
     ("flags", "line"),
     [
-        (["--listen", "0.0.0.0:0"], "0.0.0.0:0 would take anybody's connections without TLS"),
-        (["--metrics-listen", "0.0.0.0:0"], "everybody could read the metrics at 0.0.0.0:0"),
+        (["--listen", "0.0.0.0:0"], "production: 0.0.0.0:0 would take anybody's connections without TLS"),
+        (["--metrics-listen", "0.0.0.0:0"], "production: everybody could read the metrics at 0.0.0.0:0"),
+        (
+            ["--max-buffered-bytes", "2147483649"],
+            "max-buffered-bytes: 2147483649 is too weak a limit for production",
+        ),
+        (["--max-connections", "400000"], "max-connections: 400000 is too weak a limit for production"),
     ],
 )
 def test_what_production_does_not_allow_ends_the_start_with_2_before_anything_is_opened(
@@ -196,10 +202,14 @@ def test_what_production_does_not_allow_ends_the_start_with_2_before_anything_is
 ) -> None:
     monkeypatch.setattr("relayd.cli.refuse_process", lambda: None)
     monkeypatch.setattr("relayd.cli.run", None)
-    assert main(["--config", "/dev/null", "--production", *flags]) == 2
-    shown = capsys.readouterr()
-    assert shown.err.startswith(f"relayd: production: {line}")
-    assert (shown.out, shown.err.count("\n")) == ("", 1)
+    monkeypatch.setattr(System, "here", lambda: System(524_288, 4 * 1024**3))
+    for command in ([], ["check"]):
+        assert main([*command, "--config", "/dev/null", "--production", *flags]) == 2
+        shown = capsys.readouterr()
+        assert shown.err.startswith(f"relayd: {line}")
+        assert (shown.out, shown.err.count("\n")) == ("", 1)
+    if flags[0].startswith("--max"):
+        assert main(["check", "--config", "/dev/null", *flags]) == 0
 
 
 @needs_root
@@ -238,9 +248,7 @@ def test_relay_does_not_start_as_root_nor_for_everybody_and_does_as_an_ordinary_
 
 
 @needs_root
-def test_a_reload_that_leaves_a_listener_to_strangers_without_tls_is_refused(
-    tmp_path: Path, open_directory: Path
-) -> None:
+def test_a_reload_that_would_be_refused_at_the_start_is_refused(tmp_path: Path, open_directory: Path) -> None:
     file = open_directory / "relayd.toml"
     file.write_text('trusted-proxies = "10.0.0.1"\n')
     become = "import encodings.idna, os, sys, relayd.cli, relayd.daemon\n"
@@ -252,6 +260,11 @@ def test_a_reload_that_leaves_a_listener_to_strangers_without_tls_is_refused(
         file.write_text("")
         relay.process.send_signal(signal.SIGHUP)
         assert "without TLS" in relay.event("reload_refused")["error"]
+        file.write_text(f'trusted-proxies = "10.0.0.1"\nmax-buffered-bytes = {System.here().memory // 2 + 1}\n')
+        relay.process.send_signal(signal.SIGHUP)
+        refusals = until(lambda: relay.events("reload_refused")[1:], "second refusal")
+        assert refusals[0]["error"].startswith("max-buffered-bytes: ")
+        assert relay.events("reloaded") == []
         assert relay.stop() == 0
     finally:
         relay.process.kill()
