@@ -40,7 +40,8 @@ Without a command it is the relay.
 _EPILOG = """\
 Every setting is also an environment variable, RELAYD_LISTEN for --listen and so on (several
 addresses separated by commas), and a key of the file, listen = ":8080". A flag wins over its
-variable, and that over the file. Durations are seconds, with fractions if you like.
+variable, and that over the file. Durations are seconds, with fractions if you like. A path in a flag
+may begin at the current directory; elsewhere it is absolute.
 
   relayd                                   try it out: this machine only, port 8080
   relayd --listen :8080                    every address, IPv4 and IPv6
