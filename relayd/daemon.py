@@ -52,7 +52,7 @@ from relayd.wire.upgrade import BinaryHello, PhoneHello
 if TYPE_CHECKING:
     from relayd.domains import Domains
 
-__all__ = ["Relay"]
+__all__ = ["Relay", "import_domains"]
 
 _ARRIVAL: Final = 1.0
 """Seconds that a drain waits for the requests of those who were let in just before it began."""
@@ -107,7 +107,9 @@ class Relay:
         )
         files = (settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self._certificates = Certificates(self.emit, files)
-        self._domains = _domains(settings, self._certificates, self.emit) if settings.domain else None
+        self._domains: Domains | None = None
+        if settings.domain:
+            self._domains = import_domains()(settings, self._certificates, os.environ, self.emit)
         self._arrivals = Arrivals(self, self.admission, self._certificates, self.tally, self.emit)
         self._admin = Admin(self, self.emit)
         self._heartbeats = Heartbeats(interval=settings.heartbeat_interval, timeout=settings.heartbeat_timeout)
@@ -365,8 +367,8 @@ class Relay:
             connection.end(refusal.close)
 
 
-def _domains(settings: Settings, certificates: Certificates, emit: Emit) -> "Domains":
-    """Raises `BadSetting`."""
+def import_domains() -> "type[Domains]":
+    """`relayd.domains.Domains`. Raises `BadSetting` if what it takes is not installed."""
     try:
         # Two thirds of an idle relay's memory again, for those alone who set it.
         from relayd.domains import Domains
@@ -375,4 +377,4 @@ def _domains(settings: Settings, certificates: Certificates, emit: Emit) -> "Dom
             f"domain: takes the module {missing.name}, which is not installed; install relayd with its extra: "
             "pip install 'relayd-VERSION.whl[acme]'"
         ) from None
-    return Domains(settings, certificates, os.environ, emit)
+    return Domains

@@ -8,6 +8,7 @@ from typing import Final
 from attrs import fields
 
 from relayd.configuration import BadSetting, load
+from relayd.daemon import import_domains
 from relayd.edge.certificates import BadCertificate, read_certificate
 from relayd.flags import add_settings, given
 from relayd.ops.capacity import System, buffer_limit, limits_of
@@ -35,6 +36,7 @@ def run(options: argparse.Namespace) -> int:
         loaded = load(given(options), os.environ)
         if loaded.settings.tls_cert:
             read_certificate(loaded.settings.tls_cert, loaded.settings.tls_key)
+        remark = import_domains().examine(loaded.settings, os.environ) if loaded.settings.domain else ""
         refuse_addresses(loaded.settings)
         refuse_limits(loaded.settings, system)
     except (BadSetting, BadCertificate, NotForProduction) as refusal:
@@ -56,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}")
     if loaded.settings.production and _is_too_mighty():
         print(_NOT_LOOKED_AT, file=sys.stderr)
+    if remark:
+        print(f"relayd: {remark}", file=sys.stderr)
     return 0
 
 
