@@ -3,6 +3,8 @@
 import os
 import signal
 import socket
+from collections.abc import Callable
+from functools import partial
 from ipaddress import IPv4Network
 from pathlib import Path
 
@@ -21,6 +23,8 @@ from relayd.ops.production import (
 from relayd.settings import Settings, setting_of
 from relayd.values import Address
 from tests.relay_process import WAIT, RelayProcess, until
+
+Start = Callable[..., RelayProcess]
 
 HARMLESS = "Name:\trelayd\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n"
 BIND = "0000000000000400"
@@ -212,60 +216,63 @@ def test_what_production_does_not_allow_ends_the_start_with_2_before_anything_is
         assert main(["check", "--config", "/dev/null", *flags]) == 0
 
 
+AS_NOBODY = (
+    "-c",
+    "import encodings.idna, os, sys, relayd.cli, relayd.ops.metrics_server\n"
+    "os.setgroups([])\nos.setuid(65534)\nsys.exit(relayd.cli.main())\n",
+)
+"""relayd, whose files nobody but root may be able to read here."""
+
+
 @needs_root
-def test_relay_does_not_start_as_root_nor_for_everybody_and_does_as_an_ordinary_user(tmp_path: Path) -> None:
+def test_relay_does_not_start_as_root_nor_for_everybody_and_does_as_an_ordinary_user(
+    start_relay: Start,
+) -> None:
     flags = ("--production", "--listen", "127.0.0.1:0")
-    imports = "import encodings.idna, os, sys, relayd.cli, relayd.ops.metrics_server\n"
-    become = imports + "{}sys.exit(relayd.cli.main())\n"
-    nobody = "os.setgroups([])\nos.setuid(65534)\n"
-
-    def started(as_whom: str, *flags: str, pass_fds: tuple[int, ...] = ()) -> RelayProcess:
-        log = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
-        return RelayProcess(log, *flags, program=("-c", become.format(as_whom)), pass_fds=pass_fds)
-
-    as_root = started("", *flags)
-    assert as_root.process.wait(WAIT) == 2
-    assert as_root.log_text().startswith("relayd: production: relayd would run as root; ")
     with socket.create_server(("0.0.0.0", 0)) as passed:
         number = passed.fileno()
-        for_all = started(nobody, "--production", "--listen", f"fd:{number}", pass_fds=(number,))
-        public_metrics = started(nobody, *flags, "--metrics-listen", f"fd:{number}", pass_fds=(number,))
-        for refused, why in (
-            (for_all, "would take anybody's connections without TLS"),
-            (public_metrics, "everybody could read the metrics"),
+        for refused, line in (
+            (start_relay(*flags), "relayd would run as root; "),
+            (
+                start_relay("--production", "--listen", f"fd:{number}", program=AS_NOBODY, pass_fds=[number]),
+                f"0.0.0.0:{passed.getsockname()[1]} would take anybody's connections without TLS; ",
+            ),
+            (
+                start_relay(*flags, "--metrics-listen", f"fd:{number}", program=AS_NOBODY, pass_fds=[number]),
+                "everybody could read the metrics at ",
+            ),
         ):
             assert refused.process.wait(WAIT) == 2
-            assert why in refused.log_text()
+            assert refused.log_text().startswith(f"relayd: production: {line}")
             # Nothing was listened on before.
             assert refused.log_text().count("\n") == 1
-    ordinary = started(nobody, *flags)
-    try:
-        ordinary.event("listening")
-        assert ordinary.stop() == 0
-    finally:
-        ordinary.process.kill()
-        ordinary.process.wait()
+    ordinary = start_relay(*flags, program=AS_NOBODY)
+    ordinary.event("listening")
+    assert ordinary.stop() == 0
 
 
 @needs_root
-def test_a_reload_that_would_be_refused_at_the_start_is_refused(tmp_path: Path, open_directory: Path) -> None:
+def test_a_reload_that_would_be_refused_at_the_start_is_refused(
+    start_relay: Start, open_directory: Path
+) -> None:
     file = open_directory / "relayd.toml"
     file.write_text('trusted-proxies = "10.0.0.1"\n')
-    become = "import encodings.idna, os, sys, relayd.cli, relayd.daemon\n"
-    become += "os.setgroups([])\nos.setuid(65534)\nsys.exit(relayd.cli.main())\n"
     flags = ("--production", "--listen", "0.0.0.0:0", "--config", str(file))
-    relay = RelayProcess(tmp_path / "log", *flags, program=("-c", become))
-    try:
-        relay.event("listening")
-        file.write_text("")
+    relay = start_relay(*flags, program=AS_NOBODY)
+
+    def refused_with(beginning: str) -> bool:
+        return any(event["error"].startswith(beginning) for event in relay.events("reload_refused"))
+
+    relay.event("listening")
+    for text, refusal in (
+        ("", "production: 0.0.0.0:"),
+        (
+            f'trusted-proxies = "10.0.0.1"\nmax-buffered-bytes = {System.here().memory // 2 + 1}\n',
+            "max-buffered-",
+        ),
+    ):
+        file.write_text(text)
         relay.process.send_signal(signal.SIGHUP)
-        assert "without TLS" in relay.event("reload_refused")["error"]
-        file.write_text(f'trusted-proxies = "10.0.0.1"\nmax-buffered-bytes = {System.here().memory // 2 + 1}\n')
-        relay.process.send_signal(signal.SIGHUP)
-        refusals = until(lambda: relay.events("reload_refused")[1:], "second refusal")
-        assert refusals[0]["error"].startswith("max-buffered-bytes: ")
-        assert relay.events("reloaded") == []
-        assert relay.stop() == 0
-    finally:
-        relay.process.kill()
-        relay.process.wait()
+        until(partial(refused_with, refusal), refusal)
+    assert relay.events("reloaded") == []
+    assert relay.stop() == 0
