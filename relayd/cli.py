@@ -20,9 +20,10 @@ from relayd.edge.certificates import BadCertificate
 from relayd.edge.listener import CannotListen
 from relayd.edge.passed import PassedSockets, take_passed_sockets
 from relayd.flags import Parser, add_settings, given
+from relayd.ops.capacity import System
 from relayd.ops.journal import error_line
 from relayd.ops.log import Log
-from relayd.ops.production import NotForProduction, refuse_process
+from relayd.ops.production import NotForProduction, refuse_addresses, refuse_limits, refuse_process
 from relayd.ops.systemd import ServiceManager
 from relayd.service import run
 from relayd.settings import Settings
@@ -39,7 +40,8 @@ Without a command it is the relay.
 _EPILOG = """\
 Every setting is also an environment variable, RELAYD_LISTEN for --listen and so on (several
 addresses separated by commas), and a key of the file, listen = ":8080". A flag wins over its
-variable, and that over the file. Durations are seconds, with fractions if you like.
+variable, and that over the file. Durations are seconds, with fractions if you like. A path in a flag
+may begin at the current directory; elsewhere it is absolute.
 
   relayd                                   try it out: this machine only, port 8080
   relayd --listen :8080                    every address, IPv4 and IPv6
@@ -52,7 +54,7 @@ variable, and that over the file. Durations are seconds, with fractions if you l
 
 SIGHUP reads the settings again and takes over those that can change while running. SIGTERM or
 SIGINT closes every connection with 1001 and exits 0; a second one exits at once. Exit status 1: an
-address could not be listened on. 2: a setting was refused.
+address could not be listened on. 2: a setting was refused, or what --production does not allow.
 """
 
 
@@ -100,13 +102,24 @@ def _serve(
     """Raises `BadCertificate` and `NotForProduction`."""
     if settings.production:
         refuse_process()
+        refuse_addresses(settings)
+        refuse_limits(settings, System.here())
+    status = 0
     try:
         with closing(manager), closing(_log(settings)) as log:
             return trio.run(run, settings, log, reread, passed, manager)
-    except* (CannotListen, NotForProduction) as failures:
-        for failure in failures.exceptions:
-            print(error_line(f"relayd: {_innermost(failure)}"), file=sys.stderr)
-    return 1
+    except* CannotListen as failures:
+        _complain(failures)
+        status = 1
+    except* NotForProduction as refusals:
+        _complain(refusals)
+        status = 2
+    return status
+
+
+def _complain(failures: BaseExceptionGroup[Exception]) -> None:
+    for failure in failures.exceptions:
+        print(error_line(f"relayd: {_innermost(failure)}"), file=sys.stderr)
 
 
 def _log(settings: Settings) -> Log:

@@ -24,7 +24,7 @@ from relayd.edge.stream import PlainStream
 from relayd.edge.tally import Tally
 from relayd.edge.timing import Timing
 from relayd.edge.turns import Turns
-from relayd.ops.capacity import System, buffer_limit, limits_of, too_few_descriptors
+from relayd.ops.capacity import System, beyond_memory, buffer_limit, limits_of, too_few_descriptors
 from relayd.ops.events import (
     AdminListening,
     BuffersBounded,
@@ -38,7 +38,7 @@ from relayd.ops.events import (
     Listening,
     Stopped,
 )
-from relayd.ops.production import refuse_listener
+from relayd.ops.production import refuse_limits, refuse_listener
 from relayd.routing.binary import serve_binary
 from relayd.routing.budget import Budget
 from relayd.routing.heartbeat import Heartbeats
@@ -52,7 +52,7 @@ from relayd.wire.upgrade import BinaryHello, PhoneHello
 if TYPE_CHECKING:
     from relayd.domains import Domains
 
-__all__ = ["Relay"]
+__all__ = ["Relay", "import_domains"]
 
 _ARRIVAL: Final = 1.0
 """Seconds that a drain waits for the requests of those who were let in just before it began."""
@@ -107,7 +107,9 @@ class Relay:
         )
         files = (settings.tls_cert, settings.tls_key) if settings.tls_cert else None
         self._certificates = Certificates(self.emit, files)
-        self._domains = _domains(settings, self._certificates, self.emit) if settings.domain else None
+        self._domains: Domains | None = None
+        if settings.domain:
+            self._domains = import_domains()(settings, self._certificates, os.environ, self.emit)
         self._arrivals = Arrivals(self, self.admission, self._certificates, self.tally, self.emit)
         self._admin = Admin(self, self.emit)
         self._heartbeats = Heartbeats(interval=settings.heartbeat_interval, timeout=settings.heartbeat_timeout)
@@ -116,7 +118,7 @@ class Relay:
         """Listen and serve until `drain` has ended it. Started, it reports the addresses bound.
 
         Raises `relayd.edge.listener.CannotListen`, in a group if the listener fails later on, and
-        `relayd.ops.production.NotForProduction`.
+        `relayd.ops.production.NotForProduction` for a socket that was passed on.
         """
         try:
             await self._serve(task_status)
@@ -152,6 +154,8 @@ class Relay:
                         self.emit(AdminListening(admin.address.path))
                     self.emit(BuffersBounded(self.budget.limit))
                     self._announce_limits()
+                    for beyond in beyond_memory(self.settings, self._system):
+                        self.emit(beyond)
                     self._addresses = [listener.address for listener in listeners]
                     task_status.started(self.listening)
 
@@ -166,6 +170,8 @@ class Relay:
         for listener in self._passed.listeners(wanted, settings.metrics_listen):
             stack.callback(listener.close)
             (of_challenges if listener.passed_as in fds else listeners).append(listener)
+        for listener in listeners:
+            refuse_listener(settings.resolved(listener.address), settings)
         for flag, addresses, opened in (
             ("--listen", settings.listen, listeners),
             ("--http-listen", settings.http_listen, of_challenges),
@@ -177,7 +183,6 @@ class Relay:
                     opened.append(listener)
         for listener in listeners:
             listener.address = settings.resolved(listener.address)
-            refuse_listener(listener.address, settings)
         return listeners, of_challenges
 
     async def drain(self, cause: str) -> None:
@@ -215,7 +220,8 @@ class Relay:
         return list(map(str, self._addresses))
 
     def consider(self, settings: Settings) -> None:
-        """Raises `relayd.ops.production.NotForProduction` if our listeners would not do with ``settings``."""
+        """Raises `relayd.ops.production.NotForProduction` if they would not do for a start on our listeners."""
+        refuse_limits(settings, self._system)
         for address in self._addresses:
             refuse_listener(address, settings)
 
@@ -224,6 +230,7 @@ class Relay:
 
         Certificates are read again.
         """
+        known = set(beyond_memory(self.settings, self._system))
         self.settings = settings
         self._certificates.reload()
         self.registry.apply(probe_timeout=settings.probe_timeout, max_phones=settings.max_phones)
@@ -233,6 +240,9 @@ class Relay:
         if limits != self.admission.limits:
             self.admission.apply(limits)
             self._announce_limits()
+        for beyond in beyond_memory(settings, self._system):
+            if beyond not in known:
+                self.emit(beyond)
 
     @property
     def uptime(self) -> float:
@@ -357,8 +367,8 @@ class Relay:
             connection.end(refusal.close)
 
 
-def _domains(settings: Settings, certificates: Certificates, emit: Emit) -> "Domains":
-    """Raises `BadSetting`."""
+def import_domains() -> "type[Domains]":
+    """`relayd.domains.Domains`. Raises `BadSetting` if what it takes is not installed."""
     try:
         # Two thirds of an idle relay's memory again, for those alone who set it.
         from relayd.domains import Domains
@@ -367,4 +377,4 @@ def _domains(settings: Settings, certificates: Certificates, emit: Emit) -> "Dom
             f"domain: takes the module {missing.name}, which is not installed; install relayd with its extra: "
             "pip install 'relayd-VERSION.whl[acme]'"
         ) from None
-    return Domains(settings, certificates, os.environ, emit)
+    return Domains

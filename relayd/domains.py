@@ -1,5 +1,6 @@
 """``--domain``: what joins ACME, the certificates of the edge, and port 80. Imported only if it is set."""
 
+import os
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -7,8 +8,8 @@ from contextlib import contextmanager
 import trio
 
 from relayd.acme.authority import Challenge, Kind
-from relayd.acme.binding import BadBinding, read_binding
-from relayd.acme.cache import CannotCache, open_cache, state_directory
+from relayd.acme.binding import BadBinding, Binding, read_binding
+from relayd.acme.cache import AnotherUsers, CannotCache, examine_cache, open_cache, state_directory
 from relayd.acme.certificate import BadCertificate, Certificate
 from relayd.acme.client import AcmeAuthority
 from relayd.acme.keeper import Keeper, account_key, one_thread
@@ -39,14 +40,10 @@ class Domains:
         #: Of http-01, by token, while a CA may look.
         self._responses: dict[str, str] = {}
         kinds: tuple[Kind, ...] = ("http-01", "tls-alpn-01") if settings.http_listen else ("tls-alpn-01",)
-        try:
-            binding = read_binding(settings.acme_eab_file) if settings.acme_eab_file else None
+        with _refusals():
+            binding = _binding(settings)
             directory = state_directory(settings.state_dir, environment)
             self._cache = open_cache(directory, settings.acme_directory)
-        except BadBinding as refusal:
-            raise BadSetting(f"acme-eab-file: {refusal}") from None
-        except CannotCache as refusal:
-            raise BadSetting(f"state-dir: {refusal}") from None
         _check_ca_file(settings.acme_ca_file)
         self._keeper = Keeper(
             settings.domain,
@@ -65,6 +62,28 @@ class Domains:
             emit=emit,
             ask=one_thread(),
         )
+
+    @staticmethod
+    def examine(settings: Settings, environment: Mapping[str, str]) -> str:
+        """Raises `BadSetting` as a `Domains` of ``settings`` would, but makes nothing.
+
+        Returns what root, who may ask for somebody else, is to know of the state directory; else nothing.
+        """
+        remark = ""
+        with _refusals():
+            _binding(settings)
+            directory = state_directory(settings.state_dir, environment)
+            try:
+                examine_cache(directory, settings.acme_directory)
+            except AnotherUsers:
+                if os.geteuid() != 0:
+                    raise
+                remark = (
+                    f"who runs it is looked at when it starts, not here: the state directory {directory} is "
+                    "another user's, and relayd starts as that user alone"
+                )
+        _check_ca_file(settings.acme_ca_file)
+        return remark
 
     async def serve(self, listeners: Sequence[Listener]) -> None:
         """Keep the certificates until cancelled, and answer http-01 on ``listeners``."""
@@ -102,6 +121,21 @@ class Domains:
         finally:
             self._responses.pop(challenge.token, None)
             self._certificates.withdraw_challenge(challenge.domain)
+
+
+def _binding(settings: Settings) -> Binding | None:
+    return read_binding(settings.acme_eab_file) if settings.acme_eab_file else None
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn what is wrong with a file or a directory into a `BadSetting`."""
+    try:
+        yield
+    except BadBinding as refusal:
+        raise BadSetting(f"acme-eab-file: {refusal}") from None
+    except CannotCache as refusal:
+        raise BadSetting(f"state-dir: {refusal}") from None
 
 
 def _check_ca_file(path: str) -> None:

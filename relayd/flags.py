@@ -2,7 +2,9 @@
 
 import argparse
 import difflib
+import os
 from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 from attrs import fields
@@ -79,8 +81,15 @@ def add_settings(parser: argparse.ArgumentParser, only: Collection[str] | None =
 
 
 def given(options: argparse.Namespace) -> Mapping[str, str | Sequence[str]]:
-    """The flags among ``options`` as `relayd.configuration.load` takes them."""
-    return vars(options)
+    """The flags among ``options`` as `relayd.configuration.load` takes them, with their paths made absolute."""
+    flags = dict(vars(options))
+    # Without a current directory, since somebody has removed it, a path that begins there is refused as it is.
+    with suppress(FileNotFoundError):
+        directory = os.getcwd()
+        for attribute in fields(Settings):
+            if isinstance(text := flags.get(attribute.name), str):
+                flags[attribute.name] = setting_of(attribute).from_flag(text, directory)
+    return flags
 
 
 def _shown_default(default: object) -> str:

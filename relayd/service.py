@@ -12,7 +12,7 @@ from relayd.edge.passed import PassedSockets
 from relayd.ops.events import Draining, Event, Reloaded, ReloadRefused
 from relayd.ops.log import Log
 from relayd.ops.process import prepare_process
-from relayd.ops.production import NotForProduction
+from relayd.ops.production import NotForProduction, refuse_metrics_listener
 from relayd.ops.systemd import ServiceManager, status_of
 from relayd.settings import Settings, flag_of
 
@@ -30,8 +30,9 @@ async def run(
 
     ``manager`` is told what becomes of it. SIGHUP has the settings ``reread``, which may raise
     `relayd.configuration.BadSetting`. The status is 0 after a drain, 128 and the signal's number if a
-    second signal cut it short. Raises a group of `relayd.edge.listener.CannotListen` if a listener
-    cannot be opened, or fails.
+    second signal cut it short. Raises `relayd.edge.listener.CannotListen`, or a group of it, if a listener
+    cannot be opened, or fails, and `relayd.ops.production.NotForProduction`, or a group, for a socket that was
+    passed on.
     """
     status = 0
     refusal = ""
@@ -73,6 +74,8 @@ async def run(
             stack.enter_context(closing(listener))
             for listener in passed.listeners(settings.metrics_listen, (*settings.listen, *settings.http_listen))
         ]
+        for listener in for_metrics:
+            refuse_metrics_listener(listener.address, settings)
         signals = stack.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(obey, signals)

@@ -5,6 +5,7 @@ a value are all made from that field, so they cannot disagree. The fields themse
 """
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from attrs import Attribute, field, frozen
@@ -31,6 +32,18 @@ class Setting:
     """Of a limit: the highest value with which ``--production`` takes it for one."""
     zero_is_none: bool = False
     """Whether 0 stands for no limit at all."""
+    is_path: bool = False
+    """Whether it is the path of a file, or a word in its place."""
+
+    def from_flag(self, text: str, directory: str) -> str:
+        """``text`` as it is for `parse`: a path that was typed in ``directory`` begins there."""
+        try:
+            self.parse(text)
+        except ValueError:
+            # No word, and not absolute; an address is left for what it is.
+            if self.is_path and not text.startswith("unix:"):
+                return str(Path(directory, text))
+        return text
 
 
 def setting_of(attribute: "Attribute[Any]") -> Setting:
@@ -64,9 +77,10 @@ def setting(
     live: bool = False,
     weakest: float | None = None,
     zero_is_none: bool = False,
+    is_path: bool = False,
 ) -> T:
     """A field whose texts are all its own; the parameters are those of `Setting`."""
-    carried = Setting(parse, accepted, metavar, help, live, weakest, zero_is_none)
+    carried = Setting(parse, accepted, metavar, help, live, weakest, zero_is_none, is_path)
     value: T = field(default=default, metadata={"setting": carried})
     return value
 

@@ -48,6 +48,9 @@ LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
 _WIDEST: Final = {4: 8, 6: 16}
 """The shortest prefixes of networks that may be one's own, by version of IP: 10.0.0.0/8, and a /16 of IPv6."""
 
+_PATH: Final = "an absolute path (or, in a flag alone, one from the current directory)"
+"""A service has no current directory to speak of, so neither its file nor its variables mean one."""
+
 DEFAULT_ADMIN_SOCKET: Final = "/run/relayd/admin.sock"
 """What ``auto`` stands for."""
 
@@ -72,7 +75,8 @@ class Settings:
     tls_cert: str = setting(
         "",
         parse_path,
-        accepted="an absolute path, or off,",
+        accepted=f"{_PATH}, or off,",
+        is_path=True,
         metavar="FILE",
         help="certificate chain in PEM, the server's own first; with it every listener speaks TLS that is not "
         "marked +plain; read again when it changes, and on SIGHUP",
@@ -80,7 +84,8 @@ class Settings:
     tls_key: str = setting(
         "",
         parse_path,
-        accepted="an absolute path, or off,",
+        accepted=f"{_PATH}, or off,",
+        is_path=True,
         metavar="FILE",
         help="private key of --tls-cert in PEM, which others must not be able to read",
     )
@@ -105,7 +110,8 @@ class Settings:
     state_dir: str = setting(
         "auto",
         parse_state_directory,
-        accepted="an absolute path or auto",
+        accepted=f"{_PATH}, or auto,",
+        is_path=True,
         metavar="DIR",
         help="directory, of relayd's own and with mode 0700, for keys and certificates of --domain; auto is "
         "systemd's StateDirectory=, or else /var/lib/relayd",
@@ -120,7 +126,8 @@ class Settings:
     acme_ca_file: str = setting(
         "",
         parse_path,
-        accepted="an absolute path, or off,",
+        accepted=f"{_PATH}, or off,",
+        is_path=True,
         metavar="FILE",
         help="certificates in PEM to trust for TLS with the CA, instead of the public ones",
     )
@@ -134,7 +141,8 @@ class Settings:
     acme_eab_file: str = setting(
         "",
         parse_path,
-        accepted="an absolute path, or off,",
+        accepted=f"{_PATH}, or off,",
+        is_path=True,
         metavar="FILE",
         help='TOML with key-id = "…" and hmac-key = "…" (base64url), of an account with the CA; for a CA that '
         "issues to its customers only; others must not be able to read it",
@@ -293,7 +301,8 @@ class Settings:
     admin_socket: str = setting(
         "auto",
         parse_socket,
-        accepted="an absolute path of at most 107 bytes, auto or off",
+        accepted=f"{_PATH} of at most 107 bytes, auto or off",
+        is_path=True,
         metavar="PATH",
         help="unix socket of `relayd status` and the like, for root and relayd's own user; auto is "
         f"{DEFAULT_ADMIN_SOCKET}, if that directory is there and may be written to; off is none",
@@ -301,14 +310,14 @@ class Settings:
 
     def resolved(self, address: Address) -> Address:
         """``address`` with what its listener speaks: True where there is TLS, or a PROXY header."""
-        if address.tls is None and self._certified:
+        if address.tls is None and self.certified:
             address = evolve(address, tls=True)
         if address.proxy is None and self.proxy_protocol == "require":
             address = evolve(address, proxy=True)
         return address
 
     @property
-    def _certified(self) -> bool:
+    def certified(self) -> bool:
         """Whether there is a certificate, or is to be one."""
         return bool(self.tls_cert or self.domain)
 
@@ -318,7 +327,7 @@ class Settings:
             missing, there = ("tls-key", "tls-cert") if self.tls_cert else ("tls-cert", "tls-key")
             return f"{missing}: is not set, but {there} is: TLS takes both"
         for address in self.listen:
-            if address.tls and not self._certified:
+            if address.tls and not self.certified:
                 return (
                     f"listen: {address} is to speak TLS, for which domain, or tls-cert and tls-key, must be set"
                 )

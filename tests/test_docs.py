@@ -1,10 +1,14 @@
 """What the documents say of the code is what the code says."""
 
 import re
+import shlex
 from pathlib import Path
 
+import pytest
+import trustme
 from attrs import fields
 
+from relayd.cli import main
 from relayd.ops.events import as_markdown
 from relayd.settings import Settings, flag_of, setting_of, shown
 
@@ -19,6 +23,23 @@ def test_readme_names_every_flag() -> None:
     readme = (ROOT / "README.md").read_text()
     missing = [a.name for a in fields(Settings) if f"`--{a.name.replace('_', '-')}" not in readme]
     assert missing == []
+
+
+def test_flags_of_every_command_of_the_readme_are_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = trustme.CA().issue_cert("relay.example.org")
+    made.private_key_pem.write_to_path(str(tmp_path / "key.pem"))
+    (tmp_path / "key.pem").chmod(0o600)
+    made.cert_chain_pems[0].write_to_path(str(tmp_path / "chain.pem"))
+    monkeypatch.chdir(tmp_path)
+    readme = (ROOT / "README.md").read_text()
+    commands = re.findall(r"`relayd (--[^`]+)`", readme) + re.findall(r'make run ARGS="([^"]+)"', readme)
+    assert "--listen :8443 --tls-cert chain.pem --tls-key key.pem" in commands
+    for flags in commands:
+        assert main(["check", "--config", "/dev/null", *shlex.split(flags)]) == 0, flags
+        shown = capsys.readouterr().out
+        assert ("--tls-cert" in flags) == (f" {tmp_path}/chain.pem " in shown), shown
 
 
 def test_architecture_names_every_file_in_its_room() -> None:

@@ -1,6 +1,7 @@
 """Every setting by flag, by environment variable and by file, and the line that refuses a bad one."""
 
 import re
+from argparse import Namespace
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
@@ -8,7 +9,8 @@ import pytest
 from attrs import fields
 
 from relayd.configuration import BadSetting, Loaded, load, reloaded
-from relayd.settings import Settings
+from relayd.flags import given
+from relayd.settings import Settings, setting_of
 from relayd.values import Address, Rate
 
 GOOD = [
@@ -109,6 +111,49 @@ def test_a_flag_wins_over_its_variable(name: str) -> None:
     }.get(name, "9")
     more = NOT_ALONE.get(name, {})
     assert getattr(load({name: text, **more}, {f"RELAYD_{name.upper()}": other}).settings, name) == value
+
+
+PATHS = [a.name for a in fields(Settings) if setting_of(a).metavar in ("FILE", "DIR", "PATH")]
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_path_in_a_flag_begins_at_the_current_directory_and_elsewhere_it_is_absolute(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    more = NOT_ALONE.get(name, {})
+    typed = {
+        "a/b.pem": f"{tmp_path}/a/b.pem",
+        "../c": f"{tmp_path}/../c",
+        "/d": "/d",
+        "./off": f"{tmp_path}/off",
+    }
+    for text, path in typed.items():
+        flags = given(Namespace(config="/dev/null", **{name: text}, **more))
+        monkeypatch.chdir("/")
+        assert getattr(load(flags, {}).settings, name) == path
+        monkeypatch.chdir(tmp_path)
+    assert (
+        load(given(Namespace(config="/dev/null", **{name: "off"})), {}).settings
+        == load({name: "off"}, {}).settings
+    )
+    file = tmp_path / "relayd.toml"
+    file.write_text(f'{name.replace("_", "-")} = "b.pem"\n')
+    refusal = r'is "b\.pem", but an absolute path \(or, in a flag alone, one from the current directory'
+    with pytest.raises(BadSetting, match=refusal):
+        load({}, {f"RELAYD_{name.upper()}": "b.pem"})
+    with pytest.raises(BadSetting, match=refusal):
+        load({"config": str(file)}, {})
+
+
+def test_where_the_current_directory_is_gone_a_path_that_begins_there_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(BadSetting, match=r'"key\.pem", but an absolute path'):
+        load(given(Namespace(config="/dev/null", tls_key="key.pem")), {})
 
 
 def test_every_setting_is_in_the_table() -> None:

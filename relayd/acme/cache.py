@@ -6,13 +6,13 @@ import hashlib
 import os
 import shlex
 import stat
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import urlsplit
 
-__all__ = ["Cache", "CannotCache", "open_cache", "state_directory"]
+__all__ = ["AnotherUsers", "Cache", "CannotCache", "examine_cache", "open_cache", "state_directory"]
 
 _DEFAULT: Final = "/var/lib/relayd"
 
@@ -22,6 +22,10 @@ _LARGEST: Final = 256 * 1024
 
 class CannotCache(Exception):
     """The directory cannot be used; the text is the one line to show, with the command that mends it."""
+
+
+class AnotherUsers(CannotCache):
+    """The directory is good for another user, and not for us."""
 
 
 def state_directory(setting: str, environment: Mapping[str, str]) -> Path:
@@ -38,9 +42,20 @@ def open_cache(directory: Path, authority: str) -> "Cache":
     Both directories are made if need be. Raises `CannotCache`, also for one that others may enter.
     """
     os.close(_open_private(directory))
-    digest = hashlib.sha256(authority.encode()).hexdigest()[:8]
-    # A name that people recognize, and that no two CAs share.
-    return Cache(_open_private(directory / f"{urlsplit(authority).hostname}-{digest}"))
+    return Cache(_open_private(_part_of(directory, authority)))
+
+
+def examine_cache(directory: Path, authority: str) -> None:
+    """Raises `CannotCache` as `open_cache` would, and makes nothing."""
+    for path in (directory, _part_of(directory, authority)):
+        with _explained(path):
+            if not path.exists():
+                # It says what is in the way of mkdir(2), but for leave to make something there.
+                os.stat(f"{path.parent}/.")
+                if not os.access(path.parent, os.W_OK | os.X_OK):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+                return
+            os.close(_open_private(path))
 
 
 class Cache:
@@ -94,27 +109,42 @@ class Cache:
         os.fsync(self._fd)
 
 
+def _part_of(directory: Path, authority: str) -> Path:
+    digest = hashlib.sha256(authority.encode()).hexdigest()[:8]
+    # A name that people recognize, and that no two CAs share.
+    return directory / f"{urlsplit(authority).hostname}-{digest}"
+
+
 def _open_private(path: Path) -> int:
     """Open a directory that is ours alone; make it if it is not there. Raises `CannotCache`."""
-    user = os.geteuid()
-    quoted = shlex.quote(str(path))
-    try:
+    with _explained(path):
         # systemd's is a link to a place that only its own process can see, so links are followed.
         if not path.exists():
             path.mkdir(mode=0o700)
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    found, user = os.fstat(fd), os.geteuid()
+    mode, quoted = stat.S_IMODE(found.st_mode), shlex.quote(str(path))
+    if mode == 0o700 and found.st_uid == user:
+        return fd
+    os.close(fd)
+    if mode != 0o700:
+        raise CannotCache(
+            f"state directory {path}: has mode {mode:04o}, and keys are to be in it; "
+            f"mend it with: chmod 0700 {quoted}"
+        )
+    raise AnotherUsers(
+        f"state directory {path}: belongs to user {found.st_uid}, but relayd is {user}; "
+        f"mend it with: chown {user} {quoted}"
+    )
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn an OSError into a `CannotCache`."""
+    try:
+        yield
     except OSError as error:
         raise CannotCache(
             f"state directory {path}: {error.strerror or type(error).__name__}; make it with: "
-            f"install -d -m 0700 -o {user} {quoted}, or choose another --state-dir"
+            f"install -d -m 0700 -o {os.geteuid()} {shlex.quote(str(path))}, or choose another --state-dir"
         ) from None
-    found = os.fstat(fd)
-    mode = stat.S_IMODE(found.st_mode)
-    if found.st_uid != user:
-        problem = f"belongs to user {found.st_uid}, but relayd is {user}; mend it with: chown {user} {quoted}"
-    elif mode != 0o700:
-        problem = f"has mode {mode:04o}, and keys are to be in it; mend it with: chmod 0700 {quoted}"
-    else:
-        return fd
-    os.close(fd)
-    raise CannotCache(f"state directory {path}: {problem}")

@@ -8,16 +8,12 @@ from typing import Final
 from attrs import fields
 
 from relayd.configuration import BadSetting, load
+from relayd.daemon import import_domains
 from relayd.edge.certificates import BadCertificate, read_certificate
 from relayd.flags import add_settings, given
 from relayd.ops.capacity import System, buffer_limit, limits_of
 from relayd.ops.journal import error_line
-from relayd.ops.production import (
-    NotForProduction,
-    refuse_listener,
-    refuse_metrics_listener,
-    refuse_process,
-)
+from relayd.ops.production import NotForProduction, refuse_addresses, refuse_limits, refuse_process
 from relayd.settings import Settings, flag_of, shown
 
 __all__ = ["configure", "run"]
@@ -35,21 +31,17 @@ def configure(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Print the settings that ``relayd`` with these flags would have."""
+    system = System.here()
     try:
         loaded = load(given(options), os.environ)
         if loaded.settings.tls_cert:
             read_certificate(loaded.settings.tls_cert, loaded.settings.tls_key)
-        for address in loaded.settings.listen:
-            # What systemd passes on is not known here.
-            if not address.fd:
-                refuse_listener(loaded.settings.resolved(address), loaded.settings)
-        for address in loaded.settings.metrics_listen:
-            if not address.fd:
-                refuse_metrics_listener(address, loaded.settings)
+        remark = import_domains().examine(loaded.settings, os.environ) if loaded.settings.domain else ""
+        refuse_addresses(loaded.settings)
+        refuse_limits(loaded.settings, system)
     except (BadSetting, BadCertificate, NotForProduction) as refusal:
         print(error_line(f"relayd: {refusal}"), file=sys.stderr)
         return 2
-    system = System.here()
     limits = limits_of(loaded.settings, system)
     found = {
         "max_connections": limits.connections,
@@ -66,6 +58,8 @@ def run(options: argparse.Namespace) -> int:
         print(f"{name:{widths[0]}}  {value:{widths[1]}}  {source}")
     if loaded.settings.production and _is_too_mighty():
         print(_NOT_LOOKED_AT, file=sys.stderr)
+    if remark:
+        print(f"relayd: {remark}", file=sys.stderr)
     return 0
 
 

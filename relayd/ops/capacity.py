@@ -10,9 +10,10 @@ from typing import Final
 from attrs import frozen
 
 from relayd.edge.admission import Limits
+from relayd.ops.events import MemoryMissing
 from relayd.settings import Settings
 
-__all__ = ["System", "buffer_limit", "limits_of", "too_few_descriptors"]
+__all__ = ["System", "beyond_memory", "buffer_limit", "limits_of", "too_few_descriptors"]
 
 _OWN_DESCRIPTORS: Final = 128
 """File descriptors for whatever is no connection of a stranger's: listeners, the log, 64 visits of a CA, 32
@@ -21,11 +22,17 @@ operators, 8 scrapes, files that Python opens."""
 _BYTES_EACH: Final = 60 * 1024
 """Memory for an open connection: 12.5 KiB in relayd, as measured, and the kernel's and TLS's part."""
 
+_LEAST_BYTES_EACH: Final = 12 * 1024
+"""What it takes in relayd alone, idle and without TLS."""
+
 _SHARE_OF_MEMORY: Final = 2
 """Half of the memory is for connections. The rest is for what waits in outboxes, and for others."""
 
 _SHARE_FOR_BUFFERS: Final = 4
 """A quarter of the memory is for buffers."""
+
+_MOST_FOR_BUFFERS: Final = 2
+"""No more than half of it: what waits may take twice its bytes in a ragged heap (docs/security.md)."""
 
 _LEAST_BUFFERS: Final = 16 * 1024 * 1024
 
@@ -94,6 +101,23 @@ def buffer_limit(settings: Settings, system: System) -> int:
 def too_few_descriptors(limits: Limits, system: System) -> int:
     """How many file descriptors are missing for ``limits`` to be met before the system's own."""
     return max(0, limits.connections + limits.handshakes + _OWN_DESCRIPTORS - system.descriptors)
+
+
+def beyond_memory(settings: Settings, system: System) -> Iterator[MemoryMissing]:
+    """The limits that somebody has set, and that ``system`` ends us before we meet.
+
+    Connections that there are no descriptors for need no memory.
+    """
+    most = system.memory // _MOST_FOR_BUFFERS
+    if isinstance(settings.max_buffered_bytes, int) and settings.max_buffered_bytes > most:
+        yield MemoryMissing("max-buffered-bytes", settings.max_buffered_bytes, most)
+    most = system.memory // _LEAST_BYTES_EACH
+    for name, count in (
+        ("max-connections", settings.max_connections),
+        ("max-handshakes", settings.max_handshakes),
+    ):
+        if isinstance(count, int) and min(count, system.descriptors) > most:
+            yield MemoryMissing(name, count, most)
 
 
 def memory_limits(listed: Path, mounted: Path) -> Iterator[int]:

@@ -13,7 +13,6 @@ from relayd.edge.tally import Histogram
 from relayd.edge.watched import Watched
 from relayd.ops.events import Emit, InternalError, MetricsListening
 from relayd.ops.metrics import Metrics
-from relayd.ops.production import refuse_metrics_listener
 
 __all__ = ["serve_metrics"]
 
@@ -72,8 +71,6 @@ async def serve_metrics(
             listener = await open_listener(address, "--metrics-listen")
             stack.callback(listener.close)
             listeners.append(listener)
-        for listener in listeners:
-            refuse_metrics_listener(listener.address, relay.settings)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_watch_lag, relay.tally.loop_lag)
             nursery.start_soon(_watch_outboxes, relay)

@@ -1,8 +1,8 @@
 """What a relay on the internet must not be: with ``--production`` it does not start as such.
 
-Each objection is one line, the reason and the fix. Limits that are too weak are objected to by
-`relayd.settings.Settings.contradiction`, since SIGHUP could set them as well; a secret that others can read is
-refused by whoever reads it, with or without ``--production``.
+Each objection is one line, the reason and the fix. Limits that are too weak anywhere are objected to by
+`relayd.settings.Settings.contradiction`; a secret that others can read is refused by whoever reads it, with or
+without ``--production``.
 """
 
 import os
@@ -11,12 +11,15 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Final, Literal
 
+from relayd.ops.capacity import System, beyond_memory
 from relayd.settings import Settings
-from relayd.values import Address
+from relayd.values import Address, TrustedProxy
 
 __all__ = [
     "NotForProduction",
     "process_objections",
+    "refuse_addresses",
+    "refuse_limits",
     "refuse_listener",
     "refuse_metrics_listener",
     "refuse_process",
@@ -56,14 +59,51 @@ def process_objections(uid: int, status: str) -> Iterator[str]:
             )
 
 
+def refuse_limits(settings: Settings, system: System) -> None:
+    """Raises `NotForProduction` if ``settings`` are for production and have a limit that bounds nothing here.
+
+    Descriptors are not looked at: without one left relayd goes on, but without memory it is ended.
+    """
+    for beyond in beyond_memory(settings, system) if settings.production else ():
+        raise NotForProduction(
+            f"{beyond.setting}: {beyond.value} is too weak a limit for production where there are "
+            f"{system.memory} bytes of memory, the machine's or a control group's; "
+            f"set it to at most {beyond.most}, or do not set it"
+        )
+
+
+def refuse_addresses(settings: Settings) -> None:
+    """Raises `NotForProduction` for the first address that relayd would open for ``settings`` and should not.
+
+    What is passed on shows its address once it is ours: it is for `refuse_listener` and
+    `refuse_metrics_listener` then.
+    """
+    for address in settings.listen:
+        if not address.fd:
+            refuse_listener(settings.resolved(address), settings)
+    for address in settings.metrics_listen:
+        if not address.fd:
+            refuse_metrics_listener(address, settings)
+
+
 def refuse_listener(address: Address, settings: Settings) -> None:
-    """Raises `NotForProduction` if ``settings`` are for production and nobody should listen on ``address``."""
-    # Who comes by way of TCP is none of those who may open unix sockets.
-    proxies = [proxy for proxy in settings.trusted_proxies if proxy != "unix"]
-    if settings.production and not (address.tls or address.proxy or proxies or _reach(address) == "machine"):
+    """Raises `NotForProduction` if ``settings`` are for production and nobody should listen on ``address``.
+
+    That is `relayd.settings.Settings.resolved`.
+    """
+    # Who sends no PROXY header where one is a must gets no further, and only trusted proxies may send it.
+    if not settings.production or address.tls or address.proxy or _reach(address) == "machine":
+        return
+    if settings.certified and address.tls is False and address.proxy is False:
+        raise NotForProduction(
+            f"production: {address} would take anybody's connections without TLS, in spite of the certificate; "
+            "remove +plain; or +direct, if a proxy does TLS there; or listen on 127.0.0.1 or unix:/path"
+        )
+    if not any(_comes_from_elsewhere(proxy) for proxy in settings.trusted_proxies):
         raise NotForProduction(
             f"production: {address} would take anybody's connections without TLS; set tls-cert and tls-key, or "
-            "domain; or trusted-proxies, if a proxy in front does TLS; or listen on 127.0.0.1 or unix:/path"
+            "domain; or listen on 127.0.0.1 or unix:/path, for a proxy on this machine; or name in "
+            "trusted-proxies the one on another that does TLS"
         )
 
 
@@ -77,6 +117,11 @@ def refuse_metrics_listener(address: Address, settings: Settings) -> None:
             f"production: everybody could read the metrics at {address}; set metrics-listen to a port alone, "
             "to an address of a private network, or to unix:/path"
         )
+
+
+def _comes_from_elsewhere(proxy: TrustedProxy) -> bool:
+    """Whether ``proxy`` may be on another machine, and so has use for a listener that is not local."""
+    return proxy != "unix" and not proxy.is_loopback
 
 
 def _reach(address: Address) -> Literal["machine", "network", "world"]:

@@ -132,7 +132,7 @@ def test_where_the_socket_is_off_each_says_so_and_by_what(command: tuple[str, ..
 
 @pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command[0])
 def test_setting_that_is_refused_exits_2(command: tuple[str, ...]) -> None:
-    done = relayd(*command, "--admin-socket", "not/absolute")
+    done = relayd(*command, RELAYD_ADMIN_SOCKET="not/absolute")
     assert (done.returncode, done.stdout) == (2, "")
     assert "an absolute path" in done.stderr
     assert done.stderr.count("\n") == 1

@@ -1,14 +1,19 @@
 """How many connections there is room for."""
 
 import resource
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.ops.capacity import System, limits_of, memory_limits, too_few_descriptors
+from relayd.ops.capacity import System, beyond_memory, limits_of, memory_limits, too_few_descriptors
+from relayd.ops.events import MemoryMissing
+from relayd.ops.production import refuse_limits
 from relayd.settings import Settings
+from tests.trio_client import relay_under_test
 
 GIB = 1024**3
 
@@ -50,10 +55,59 @@ def test_what_somebody_has_set_is_what_holds_and_what_is_missing_for_it_is_known
     assert too_few_descriptors(limits, system) == max(0, connections + handshakes + 128 - 2000)
 
 
+@pytest.mark.parametrize(
+    ("values", "system", "beyond"),
+    [
+        ({"max_buffered_bytes": GIB // 2}, System(1024, GIB), []),
+        (
+            {"max_buffered_bytes": GIB // 2 + 1},
+            System(1024, GIB),
+            [("max-buffered-bytes", GIB // 2 + 1, GIB // 2)],
+        ),
+        ({"max_connections": 500_000}, System(524_288, 8 * GIB), []),
+        ({"max_connections": 500_000}, System(524_288, 4 * GIB), [("max-connections", 500_000, 349_525)]),
+        # They would meet the limit of descriptors first.
+        ({"max_connections": 500_000, "max_handshakes": 20_000}, System(1024, 2 * GIB), []),
+        (
+            {"max_connections": 20_000, "max_handshakes": 20_000, "max_buffered_bytes": GIB},
+            System(524_288, GIB // 8),
+            [
+                ("max-buffered-bytes", GIB, GIB // 16),
+                ("max-connections", 20_000, 10_922),
+                ("max-handshakes", 20_000, 10_922),
+            ],
+        ),
+    ],
+)
+def test_a_limit_that_the_system_ends_us_before_we_meet_is_known(
+    values: Mapping[str, int], system: System, beyond: Sequence[tuple[str, int, int]]
+) -> None:
+    found = [(each.setting, each.value, each.most) for each in beyond_memory(Settings(**values), system)]  # type: ignore[arg-type]
+    assert found == beyond
+
+
+@given(st.integers(20, 1 << 30), st.integers(1 << 20, 1 << 40))
+def test_what_is_left_to_us_is_never_beyond_memory(descriptors: int, memory: int) -> None:
+    assert list(beyond_memory(Settings(), System(descriptors, memory))) == []
+    refuse_limits(Settings(production=True), System(descriptors, memory))
+
+
 @given(st.integers(2, 1_000_000))
 def test_no_address_can_hold_all_handshakes(handshakes: int) -> None:
     limits = limits_of(Settings(max_handshakes=handshakes), System(2000, GIB))
     assert 1 <= limits.handshakes_per_address <= handshakes / 2
+
+
+async def test_a_limit_beyond_memory_is_a_warning_at_the_start_and_whenever_a_reload_sets_it() -> None:
+    most = System.here().memory // 2
+    async with relay_under_test(max_buffered_bytes=most + 1) as relay:
+        warning = MemoryMissing("max-buffered-bytes", most + 1, most)
+        assert relay.seen(MemoryMissing) == [warning]
+        relay.relay.apply(evolve(relay.settings, max_phones=3))
+        assert relay.seen(MemoryMissing) == [warning]
+        relay.relay.apply(evolve(relay.settings, max_buffered_bytes="auto"))
+        relay.relay.apply(relay.settings)
+        assert relay.seen(MemoryMissing) == [warning, warning]
 
 
 def test_this_system_has_its_limit_of_open_files_and_some_memory() -> None:

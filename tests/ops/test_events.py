@@ -18,6 +18,7 @@ UNLIMITED = {
     "listening",
     "capacity",
     "descriptors_missing",
+    "memory_missing",
     "metrics_listening",
     "admin_listening",
     "buffers_bounded",

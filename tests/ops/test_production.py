@@ -2,13 +2,18 @@
 
 import os
 import signal
+import socket
+from collections.abc import Callable
+from functools import partial
+from ipaddress import IPv4Network
 from pathlib import Path
 
 import pytest
-from attrs import fields
+from attrs import evolve, fields
 
 from relayd.cli import main
 from relayd.configuration import BadSetting, load
+from relayd.ops.capacity import System
 from relayd.ops.production import (
     NotForProduction,
     process_objections,
@@ -17,7 +22,9 @@ from relayd.ops.production import (
 )
 from relayd.settings import Settings, setting_of
 from relayd.values import Address
-from tests.relay_process import WAIT, RelayProcess
+from tests.relay_process import WAIT, RelayProcess, until
+
+Start = Callable[..., RelayProcess]
 
 HARMLESS = "Name:\trelayd\nCapInh:\t0000000000000000\nCapPrm:\t0000000000000000\nCapEff:\t0000000000000000\n"
 BIND = "0000000000000400"
@@ -42,14 +49,45 @@ def test_any_other_capability_is_refused_in_whatever_set_it_is(name: str) -> Non
     assert "CapabilityBoundingSet=CAP_NET_BIND_SERVICE" in objection
 
 
-@pytest.mark.parametrize("address", ["", "0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "relay.example.org"])
-def test_plain_listener_for_everybody_is_refused_unless_a_proxy_is_declared(address: str) -> None:
-    at = Address(address, 8080)
+EVERYBODY = ["", "0.0.0.0", "::", "192.0.2.1", "2001:db8::1", "relay.example.org"]
+"""Hosts at which strangers, or a network, get to a listener."""
+
+
+def settings_for_production(**texts: str) -> Settings:
+    return load({"config": "/dev/null", "production": "true", **texts}, {}).settings
+
+
+@pytest.mark.parametrize("host", EVERYBODY)
+def test_plain_listener_for_everybody_is_refused_unless_a_proxy_is_declared(host: str) -> None:
+    at = Address(host, 8080)
     with pytest.raises(NotForProduction, match="without TLS; set tls-cert and tls-key"):
         refuse_listener(at, Settings(production=True))
     refuse_listener(at, Settings())
-    refuse_listener(at, load({"production": "true", "trusted_proxies": "10.0.0.0/8"}, {}).settings)
-    refuse_listener(Address(address, 8080, tls=True), Settings(production=True))
+    refuse_listener(at, settings_for_production(trusted_proxies="10.0.0.0/8"))
+    refuse_listener(evolve(at, tls=True), Settings(production=True))
+
+
+@pytest.mark.parametrize("host", EVERYBODY)
+@pytest.mark.parametrize("proxies", ["unix", "127.0.0.1", "127.0.0.0/8,::1,unix"])
+def test_a_proxy_on_this_machine_is_no_reason_to_listen_for_everybody(host: str, proxies: str) -> None:
+    settings = settings_for_production(trusted_proxies=proxies)
+    with pytest.raises(NotForProduction, match=r"without TLS; .* or listen on 127\.0\.0\.1 or unix:/path"):
+        refuse_listener(Address(host, 8080), settings)
+    refuse_listener(Address(host, 8080, proxy=True), settings)
+    refuse_listener(Address(host, 8080), evolve(settings, trusted_proxies=(IPv4Network("192.0.2.9"),)))
+
+
+@pytest.mark.parametrize("host", EVERYBODY)
+def test_the_proxy_of_another_listener_does_not_excuse_one_that_is_marked_plain_and_direct(host: str) -> None:
+    proxies = settings_for_production(trusted_proxies="127.0.0.1,10.0.0.0/8")
+    certified = evolve(proxies, tls_cert="/c", tls_key="/k")
+    at = Address(host, 8080, tls=False, proxy=False)
+    with pytest.raises(NotForProduction, match=r"in spite of the certificate; remove \+plain; or \+direct"):
+        refuse_listener(at, certified)
+    # Each of them alone may be for a proxy that speaks HTTP.
+    refuse_listener(evolve(at, proxy=None), certified)
+    refuse_listener(at, proxies)
+    refuse_listener(evolve(at, host="127.0.0.1"), certified)
 
 
 @pytest.mark.parametrize(
@@ -64,12 +102,6 @@ def test_plain_listener_for_everybody_is_refused_unless_a_proxy_is_declared(addr
 )
 def test_plain_listener_for_this_machine_is_fine(address: Address) -> None:
     refuse_listener(address, Settings(production=True))
-
-
-def test_who_may_open_unix_sockets_is_no_proxy_of_a_tcp_listener() -> None:
-    settings = load({"production": "true", "trusted_proxies": "unix"}, {}).settings
-    with pytest.raises(NotForProduction, match="without TLS"):
-        refuse_listener(Address("", 8080), settings)
 
 
 @pytest.mark.parametrize("host", ["", "0.0.0.0", "::", "8.8.8.8", "relay.example.org"])
@@ -119,6 +151,10 @@ def test_every_bound_on_what_strangers_may_take_has_a_floor() -> None:
 def test_check_says_what_a_start_would_end_with(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--config", "/dev/null", "--production", "--listen", ":8080"]) == 2
     assert "relayd: production: :8080 would take anybody's connections" in capsys.readouterr().err
+    behind = ["--trusted-proxies", "127.0.0.1"]
+    assert main(["check", "--config", "/dev/null", "--production", "--listen", ":8080", *behind]) == 2
+    capsys.readouterr()
+    assert main(["check", "--config", "/dev/null", "--production", *behind]) == 0
     assert main(["check", "--config", "/dev/null", "--production"]) == 0
 
 
@@ -153,52 +189,90 @@ def test_check_by_root_passes_and_says_that_the_start_looks_at_who_runs_it(
     assert ("who runs it is looked at when it starts" in shown.err) is said
 
 
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (["--listen", "0.0.0.0:0"], "production: 0.0.0.0:0 would take anybody's connections without TLS"),
+        (["--metrics-listen", "0.0.0.0:0"], "production: everybody could read the metrics at 0.0.0.0:0"),
+        (
+            ["--max-buffered-bytes", "2147483649"],
+            "max-buffered-bytes: 2147483649 is too weak a limit for production",
+        ),
+        (["--max-connections", "400000"], "max-connections: 400000 is too weak a limit for production"),
+    ],
+)
+def test_what_production_does_not_allow_ends_the_start_with_2_before_anything_is_opened(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, flags: list[str], line: str
+) -> None:
+    monkeypatch.setattr("relayd.cli.refuse_process", lambda: None)
+    monkeypatch.setattr("relayd.cli.run", None)
+    monkeypatch.setattr(System, "here", lambda: System(524_288, 4 * 1024**3))
+    for command in ([], ["check"]):
+        assert main([*command, "--config", "/dev/null", "--production", *flags]) == 2
+        shown = capsys.readouterr()
+        assert shown.err.startswith(f"relayd: {line}")
+        assert (shown.out, shown.err.count("\n")) == ("", 1)
+    if flags[0].startswith("--max"):
+        assert main(["check", "--config", "/dev/null", *flags]) == 0
+
+
+AS_NOBODY = (
+    "-c",
+    "import encodings.idna, os, sys, relayd.cli, relayd.ops.metrics_server\n"
+    "os.setgroups([])\nos.setuid(65534)\nsys.exit(relayd.cli.main())\n",
+)
+"""relayd, whose files nobody but root may be able to read here."""
+
+
 @needs_root
-def test_relay_does_not_start_as_root_nor_for_everybody_and_does_as_an_ordinary_user(tmp_path: Path) -> None:
+def test_relay_does_not_start_as_root_nor_for_everybody_and_does_as_an_ordinary_user(
+    start_relay: Start,
+) -> None:
     flags = ("--production", "--listen", "127.0.0.1:0")
-    imports = "import encodings.idna, os, sys, relayd.cli, relayd.ops.metrics_server\n"
-    become = imports + "{}sys.exit(relayd.cli.main())\n"
-    nobody = "os.setgroups([])\nos.setuid(65534)\n"
-
-    def started(as_whom: str, *flags: str) -> RelayProcess:
-        log = tmp_path / f"{len(list(tmp_path.iterdir()))}.log"
-        return RelayProcess(log, *flags, program=("-c", become.format(as_whom)))
-
-    as_root = started("", *flags)
-    assert as_root.process.wait(WAIT) == 2
-    assert as_root.log_text().startswith("relayd: production: relayd would run as root; ")
-    for_all = started(nobody, "--production", "--listen", "0.0.0.0:0")
-    assert for_all.process.wait(WAIT) == 1
-    assert "would take anybody's connections without TLS" in for_all.log_text()
-    assert for_all.log_text().count("\n") == 1
-    public_metrics = started(nobody, *flags, "--metrics-listen", "0.0.0.0:0")
-    assert public_metrics.process.wait(WAIT) == 1
-    assert "everybody could read the metrics" in public_metrics.log_text()
-    ordinary = started(nobody, *flags)
-    try:
-        ordinary.event("listening")
-        assert ordinary.stop() == 0
-    finally:
-        ordinary.process.kill()
-        ordinary.process.wait()
+    with socket.create_server(("0.0.0.0", 0)) as passed:
+        number = passed.fileno()
+        for refused, line in (
+            (start_relay(*flags), "relayd would run as root; "),
+            (
+                start_relay("--production", "--listen", f"fd:{number}", program=AS_NOBODY, pass_fds=[number]),
+                f"0.0.0.0:{passed.getsockname()[1]} would take anybody's connections without TLS; ",
+            ),
+            (
+                start_relay(*flags, "--metrics-listen", f"fd:{number}", program=AS_NOBODY, pass_fds=[number]),
+                "everybody could read the metrics at ",
+            ),
+        ):
+            assert refused.process.wait(WAIT) == 2
+            assert refused.log_text().startswith(f"relayd: production: {line}")
+            # Nothing was listened on before.
+            assert refused.log_text().count("\n") == 1
+    ordinary = start_relay(*flags, program=AS_NOBODY)
+    ordinary.event("listening")
+    assert ordinary.stop() == 0
 
 
 @needs_root
-def test_a_reload_that_leaves_a_listener_to_strangers_without_tls_is_refused(
-    tmp_path: Path, open_directory: Path
+def test_a_reload_that_would_be_refused_at_the_start_is_refused(
+    start_relay: Start, open_directory: Path
 ) -> None:
     file = open_directory / "relayd.toml"
     file.write_text('trusted-proxies = "10.0.0.1"\n')
-    become = "import encodings.idna, os, sys, relayd.cli, relayd.daemon\n"
-    become += "os.setgroups([])\nos.setuid(65534)\nsys.exit(relayd.cli.main())\n"
     flags = ("--production", "--listen", "0.0.0.0:0", "--config", str(file))
-    relay = RelayProcess(tmp_path / "log", *flags, program=("-c", become))
-    try:
-        relay.event("listening")
-        file.write_text("")
+    relay = start_relay(*flags, program=AS_NOBODY)
+
+    def refused_with(beginning: str) -> bool:
+        return any(event["error"].startswith(beginning) for event in relay.events("reload_refused"))
+
+    relay.event("listening")
+    for text, refusal in (
+        ("", "production: 0.0.0.0:"),
+        (
+            f'trusted-proxies = "10.0.0.1"\nmax-buffered-bytes = {System.here().memory // 2 + 1}\n',
+            "max-buffered-",
+        ),
+    ):
+        file.write_text(text)
         relay.process.send_signal(signal.SIGHUP)
-        assert "without TLS" in relay.event("reload_refused")["error"]
-        assert relay.stop() == 0
-    finally:
-        relay.process.kill()
-        relay.process.wait()
+        until(partial(refused_with, refusal), refusal)
+    assert relay.events("reloaded") == []
+    assert relay.stop() == 0

@@ -40,6 +40,20 @@ class DescriptorsMissing(Event):
 
 
 @frozen
+class MemoryMissing(Event):
+    """A limit is beyond the memory that there is: at the last, the system ends relayd before it is met."""
+
+    level: ClassVar[Level] = "warning"
+    message_id: ClassVar[str] = "9699a746f026419aafcd80f570c2bca8"
+    message: ClassVar[str] = (
+        "too little memory for a {setting} of {value}: set it to at most {most}, or do not set it"
+    )
+    setting: str
+    value: int
+    most: int
+
+
+@frozen
 class BuffersBounded(Event):
     """At the start: how much may wait in all buffers together."""
 
