@@ -367,7 +367,7 @@ def tls_over(below: PlainStream, pair: Pair) -> Ends:
                 side.do_handshake()
             received.write(outgoing.read())
             incoming.write(sent.read())
-    return Ends(TlsStream(below, tls, received, sent), client, incoming, outgoing)
+    return Ends(TlsStream(below, tls, received, sent, lambda: None), client, incoming, outgoing)
 
 
 STEPS = st.lists(
@@ -506,7 +506,7 @@ async def test_client_that_is_asked_for_another_hello_gets_its_answer(pair: Pair
     with ours, theirs:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.send_all, b"hello")
-            stream = await accept_tls(PlainStream(ours), choose)
+            stream = await accept_tls(PlainStream(ours), choose, lambda: None)
             assert await stream.receive_some(100) == b"hello"
     assert hellos == [ClientHello("", ())]
 

@@ -62,6 +62,7 @@ def test_peer_that_sends_records_without_data_is_hung_up_on(
                 pass
         except ConnectionError:
             pass
+    assert relay.event("limit_reached", bound="tls_without_data")["remote"].startswith("127.0.0.1:")
     with socket.create_connection(("127.0.0.1", relay.port), WAIT) as sock:
         # A few are nobody's business.
         sock.sendall(key_updates(sock, 20))
@@ -70,3 +71,4 @@ def test_peer_that_sends_records_without_data_is_hung_up_on(
             while data := sock.recv(4096):
                 pass
             assert data, "hung up on"
+    assert len(relay.events("limit_reached")) == 1

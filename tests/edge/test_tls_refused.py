@@ -5,7 +5,7 @@ import hmac
 import socket
 import ssl
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import pytest
@@ -134,7 +134,7 @@ class Sealer:
         return head + len(encrypted).to_bytes(2, "big") + encrypted
 
 
-def shaken(below: PlainStream, pair: Pair) -> tuple[TlsStream, Sealer]:
+def shaken(below: PlainStream, pair: Pair, on_limit: Callable[[], None]) -> tuple[TlsStream, Sealer]:
     """Our end of TLS 1.2 above ``below``, and what its client can send."""
     server = read_certificate(str(pair.chain), str(pair.key)).context
     client = pair.client()
@@ -155,7 +155,7 @@ def shaken(below: PlainStream, pair: Pair) -> tuple[TlsStream, Sealer]:
     _, client_random, master_secret = keys.read_text().splitlines()[-1].split()
     # Behind the heads of the record and of the ServerHello in it, and its version.
     sealer = Sealer(bytes.fromhex(master_secret), bytes.fromhex(client_random), said[11:43])
-    return TlsStream(below, ours, received, sent), sealer
+    return TlsStream(below, ours, received, sent, on_limit), sealer
 
 
 @pytest.mark.parametrize("reads", [False, True])
@@ -164,7 +164,8 @@ def test_peer_that_begins_handshakes_and_never_reads_the_answers_is_hung_up_on(p
     with ours, theirs:
         below = Scarce(ours)
         below.reads = reads
-        stream, sealer = shaken(below, pair)
+        told: list[bool] = []
+        stream, sealer = shaken(below, pair, lambda: told.append(True))
         answers = 0
         # With a byte of data behind each, so that there are none too many without data.
         while answers * WARNING < 2 * MOST:
@@ -180,3 +181,5 @@ def test_peer_that_begins_handshakes_and_never_reads_the_answers_is_hung_up_on(p
             assert answers * WARNING >= 2 * MOST
         else:
             assert MOST < answers * WARNING <= MOST + 50 * WARNING
+            assert stream.try_receive(65_536) == b""
+        assert told == ([] if reads else [True])
