@@ -27,7 +27,14 @@ from relayd.edge.request import JSON_HEADERS, Answer, Request, encode_head, hang
 from relayd.edge.stream import PlainStream
 from relayd.edge.tally import Traffic
 from relayd.edge.watched import Watched
-from relayd.ops.events import AdminUnavailable, Emit, OperatorClosed, OperatorEvicted, RequestRefused
+from relayd.ops.events import (
+    AdminUnavailable,
+    Emit,
+    LimitReached,
+    OperatorClosed,
+    OperatorEvicted,
+    RequestRefused,
+)
 from relayd.routing.connection import Connection
 from relayd.routing.slot import Phone, Slot
 from relayd.settings import DEFAULT_ADMIN_SOCKET, Settings, flag_of, shown
@@ -91,6 +98,7 @@ class Admin:
         """One connection, from its request to its answer. Closes it in the turn in which this returns."""
         if self._open >= _MOST_CONNECTIONS:
             stream.close()
+            self._emit(LimitReached("operators", "admin"))
             return
         self._open += 1
         try:

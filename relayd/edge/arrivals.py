@@ -156,9 +156,13 @@ class Arrivals:
         """``stream`` with TLS; None if there is none, or if a CA has seen what it came for."""
         certificates = self._certificates
         outcome = "TIMEOUT"
+
+        def on_limit() -> None:
+            self._emit(LimitReached("tls_without_data", str(peer)))
+
         try:
             with trio.move_on_at(deadline):
-                tls = await accept_tls(stream, certificates.choose)
+                tls = await accept_tls(stream, certificates.choose, on_limit)
                 outcome = tls.version
                 return None if tls.protocol == CHALLENGE_PROTOCOL else tls
         except TlsFailed as failure:

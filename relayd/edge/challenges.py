@@ -5,17 +5,16 @@ from typing import Final
 
 import trio
 
-from relayd.edge.client import peer_of
 from relayd.edge.listener import Listener, accept_connections
+from relayd.edge.places import Places
 from relayd.edge.request import Answer, Request, answer_or
 from relayd.edge.stream import PlainStream
-from relayd.ops.events import ChallengesListening, Emit, InternalError, LimitReached
+from relayd.ops.events import ChallengesListening, Emit, InternalError
 
 __all__ = ["serve_challenges"]
 
 _MOST_CONNECTIONS: Final = 64
-"""At a time. For whoever comes beyond that, the oldest is hung up on: a CA is quick, and strangers who hold
-connections to keep it out are not."""
+"""At a time: a CA looks from some five places, twice with retries, and the rest is room."""
 
 _PATH: Final = b"/.well-known/acme-challenge/"
 
@@ -28,7 +27,7 @@ async def serve_challenges(
     Until cancelled. A request may take ``timeout`` seconds, and so may its answer. Raises a group of
     `relayd.edge.listener.CannotListen` if a listener fails.
     """
-    open_scopes: dict[trio.CancelScope, str] = {}
+    places = Places(_MOST_CONNECTIONS, "challenges", emit)
 
     def judge(request: Request) -> None:
         target = request.head.target
@@ -38,21 +37,14 @@ async def serve_challenges(
         raise Answer(200, ((b"content-type", b"application/octet-stream"),), response.encode("ascii"))
 
     async def handle(stream: PlainStream) -> None:
-        if len(open_scopes) == _MOST_CONNECTIONS:
-            oldest, remote = next(iter(open_scopes.items()))
-            del open_scopes[oldest]
-            oldest.cancel()
-            emit(LimitReached("challenges", remote))
-        with trio.CancelScope() as scope:
-            open_scopes[scope] = str(peer_of(stream.socket) or "gone")
-            try:
+        try:
+            with places.taken(stream):
                 deadline = trio.current_time() + timeout
                 await answer_or(stream, deadline, timeout, judge, lambda answer: None)
-            except* Exception as errors:  # noqa: BLE001 (a bug here must not cost a single connection)
-                emit(InternalError.of("challenges", errors))
-            finally:
-                open_scopes.pop(scope, None)
-                stream.close()
+        except* Exception as errors:  # noqa: BLE001 (a bug here must not cost a single connection)
+            emit(InternalError.of("challenges", errors))
+        finally:
+            stream.close()
 
     async with trio.open_nursery() as nursery:
         for listener in listeners:

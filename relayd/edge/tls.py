@@ -58,6 +58,7 @@ class TlsStream(Stream):
         "_ciphertext",
         "_incoming",
         "_object",
+        "_on_limit",
         "_outgoing",
         "_owed",
         "_ready",
@@ -72,9 +73,14 @@ class TlsStream(Stream):
         tls: ssl.SSLObject,
         incoming: ssl.MemoryBIO,
         outgoing: ssl.MemoryBIO,
+        on_limit: Callable[[], None],
         rest: bytes = b"",
     ) -> None:
-        """``rest`` is what was received and is not in ``incoming`` yet."""
+        """``on_limit`` is told, once, that a peer's end has come because it only keeps TLS busy.
+
+        ``rest`` is what was received and is not in ``incoming`` yet.
+        """
+        self._on_limit: Callable[[], None] | None = on_limit
         self._below = below
         self._object = tls
         self._incoming = incoming
@@ -152,6 +158,9 @@ class TlsStream(Stream):
         if parts:
             self._barren = 0
         if self._replies > _MOST_REPLIES or self._barren > _MOST_BARREN:
+            if self._on_limit is not None:
+                self._on_limit()
+                self._on_limit = None
             return b""
         return b"".join(parts) or None
 
@@ -234,10 +243,15 @@ class TlsStream(Stream):
         return taken
 
 
-async def accept_tls(below: PlainStream, choose: Callable[[ClientHello | None], ssl.SSLContext]) -> TlsStream:
+async def accept_tls(
+    below: PlainStream,
+    choose: Callable[[ClientHello | None], ssl.SSLContext],
+    on_limit: Callable[[], None],
+) -> TlsStream:
     """Do the server's part of a TLS handshake on ``below``. Raises `TlsFailed`; cancelled, ``below`` is spoilt.
 
-    ``choose`` is told what the client asks for; nothing, if that could not be understood.
+    ``choose`` is told what the client asks for; nothing, if that could not be understood. ``on_limit`` is for
+    the `TlsStream`.
     """
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
     hello, given, rest = await _read_hello(below)
@@ -266,7 +280,7 @@ async def accept_tls(below: PlainStream, choose: Callable[[ClientHello | None], 
             raise TlsFailed(error.reason or "PROTOCOL_ERROR") from None
         else:
             await _send(below, outgoing.read())
-            return TlsStream(below, tls, incoming, outgoing, given + rest)
+            return TlsStream(below, tls, incoming, outgoing, on_limit, given + rest)
 
 
 async def _read_hello(

@@ -295,10 +295,11 @@ FAMILIES: Final = (
     Family(
         "relayd_limited_total",
         "counter",
-        "Who was turned away. upgrade_rate: its address asks too often, 429; connections: the relay is full, "
-        "connections_per_address: its address has too many, 503; handshakes, handshakes_per_address: too many "
-        "are not done asking, dial_rate: its address dials too often, closed unread; challenges: the oldest of "
-        "too many at --http-listen.",
+        "Who was turned away or hung up on. upgrade_rate: its address asks too often, 429; connections: the "
+        "relay is full, connections_per_address: its address has too many, 503; handshakes, "
+        "handshakes_per_address: too many are not done asking, dial_rate: its address dials too often, closed "
+        "unread; challenges, scrapes: the oldest of too many at --http-listen, --metrics-listen; operators: "
+        "one too many at the admin socket; tls_without_data: kept TLS busy, and sent nothing in it.",
         lambda survey: _each(_BOUNDS, survey.relay.tally.limited),
         {"limit": _BOUNDS},
     ),

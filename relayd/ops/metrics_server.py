@@ -7,6 +7,7 @@ from typing import Final, NoReturn
 import trio
 
 from relayd.edge.listener import Listener, accept_connections, open_listener
+from relayd.edge.places import Places
 from relayd.edge.request import Answer, Request, answer_or, send_answer
 from relayd.edge.stream import PlainStream
 from relayd.edge.tally import Histogram
@@ -17,7 +18,7 @@ from relayd.ops.metrics import Metrics
 __all__ = ["serve_metrics"]
 
 _MOST_CONNECTIONS: Final = 8
-"""Scrapes at a time; whoever comes beyond that is hung up on. Prometheus has one, and a person another."""
+"""Scrapes at a time. Prometheus has one, and a person another."""
 
 _LAG_INTERVAL: Final = 0.25
 """Seconds between two looks at how late the loop is."""
@@ -47,20 +48,15 @@ async def serve_metrics(
     listener fails later on.
     """
     metrics = Metrics(relay)
-    places = trio.Semaphore(_MOST_CONNECTIONS)
+    places = Places(_MOST_CONNECTIONS, "scrapes", emit)
 
     async def handle(stream: PlainStream) -> None:
         try:
-            places.acquire_nowait()
-        except trio.WouldBlock:
-            stream.close()
-            return
-        try:
-            await _answer(stream, metrics, relay.settings.handshake_timeout)
+            with places.taken(stream):
+                await _answer(stream, metrics, relay.settings.handshake_timeout)
         except* Exception as errors:  # noqa: BLE001 (a bug here must not cost a single connection)
             emit(InternalError.of("metrics", errors))
         finally:
-            places.release()
             stream.close()
 
     with ExitStack() as stack:

@@ -109,6 +109,27 @@ def test_links_and_other_things_in_the_place_of_a_file_are_not_read(cache: Cache
             cache.read(name)
 
 
+def test_a_file_is_on_the_disk_before_it_takes_its_name_and_its_name_before_anybody_is_told(
+    cache: Cache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[tuple[str, int]] = []
+    sync, replace = os.fsync, os.replace
+
+    def watched_sync(fd: int) -> None:
+        found = os.fstat(fd)
+        done.append(("directory", 0) if stat.S_ISDIR(found.st_mode) else ("file", found.st_size))
+        sync(fd)
+
+    def watched_replace(new: str, name: str, **places: int) -> None:
+        done.append(("name", 0))
+        replace(new, name, **places)
+
+    monkeypatch.setattr(os, "fsync", watched_sync)
+    monkeypatch.setattr(os, "replace", watched_replace)
+    cache.write("a.pem", b"whole")
+    assert done == [("file", 5), ("name", 0), ("directory", 0)]
+
+
 FULL_DISK = """
 import errno, sys
 from pathlib import Path

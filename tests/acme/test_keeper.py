@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -43,7 +44,15 @@ async def at_once(question: Callable[[], T], /) -> T:
 class Kept:
     """A keeper, and all that it has to do with."""
 
-    def __init__(self, cache: Cache, ca: FakeCA, domains: tuple[str, ...], kinds: tuple[Kind, ...]) -> None:
+    def __init__(
+        self,
+        cache: Cache,
+        ca: FakeCA,
+        domains: tuple[str, ...],
+        kinds: tuple[Kind, ...],
+        draw: Callable[[], float] | None = lambda: 0.0,
+    ) -> None:
+        """``draw`` is None for what a keeper has by itself."""
         self.cache = cache
         self.ca = ca
         self.stage = Stage()
@@ -62,8 +71,9 @@ class Kept:
             emit=self._emit,
             ask=at_once,
             now=self.now,
-            draw=lambda: 0.0,
         )
+        if draw is not None:
+            self.keeper._draw = draw
 
     def now(self) -> datetime:
         """The date, as this machine has it; the CA's is right."""
@@ -98,9 +108,10 @@ async def keeping(
     *,
     domains: tuple[str, ...] = ("a.example",),
     kinds: tuple[Kind, ...] = BOTH,
+    draw: Callable[[], float] | None = lambda: 0.0,
 ) -> AsyncIterator[Kept]:
     """A keeper that has restored what there is and runs beside the body."""
-    kept = Kept(cache, ca or FakeCA(), domains, kinds)
+    kept = Kept(cache, ca or FakeCA(), domains, kinds, draw)
     kept.keeper.restore()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(kept.keeper.run)
@@ -159,6 +170,39 @@ async def test_a_cached_certificate_is_used_at_once_and_the_ca_left_alone_until_
         # And so on.
         await kept.until(CertificateRenewed, 2)
         assert abs(kept.now() - START - 90 * DAY) < timedelta(minutes=1)
+
+
+async def test_each_renewal_and_each_pause_after_a_failure_is_drawn_anew(
+    cache: Cache, autojump_clock: MockClock
+) -> None:
+    cache.write("a.example.pem", made_certificate("a.example", START, START + 90 * DAY).pem)
+    drawn = iter([0.5, 0.8, 0.4, 0.9])
+    ca = FakeCA(faults={"sign_in": [Failed("caUnreachable")] * 2})
+    async with keeping(cache, ca, draw=lambda: next(drawn, 0.0)) as kept:
+        await kept.until(CertificateFailed)
+        assert abs(kept.now() - START - 61.5 * DAY) < timedelta(seconds=1)
+        await kept.until(CertificateRenewed)
+        # A minute, two, and up to a quarter more.
+        assert [failure.retry_in for failure in kept.seen(CertificateFailed)] == [72, 132]
+        first = kept.now()
+        await kept.until(CertificateRenewed, 2)
+        assert abs(kept.now() - first - (60 + 0.9 * 3) * DAY) < timedelta(seconds=1)
+        assert next(drawn, None) is None
+
+
+async def test_left_to_itself_it_renews_at_any_time_of_the_three_days_after_two_thirds_of_a_life(
+    cache: Cache, autojump_clock: MockClock
+) -> None:
+    cache.write("a.example.pem", made_certificate("a.example", START, START + 90 * DAY).pem)
+    times = [START]
+    async with keeping(cache, draw=None) as kept:
+        for count in range(1, 5):
+            await kept.until(CertificateRenewed, count)
+            times.append(kept.now())
+    waits = [later - earlier for earlier, later in pairwise(times)]
+    assert all(60 * DAY <= wait <= 63 * DAY + timedelta(minutes=1) for wait in waits)
+    # By chance all within five minutes: once in a hundred million runs.
+    assert max(waits) - min(waits) > timedelta(minutes=5)
 
 
 async def test_a_cached_certificate_that_has_ended_is_used_until_there_is_a_new_one(

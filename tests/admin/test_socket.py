@@ -166,13 +166,15 @@ def test_32_are_served_at_a_time_and_one_more_is_hung_up_on(start_admin: Callabl
     (refused, *others), _, _ = select.select(clients, [], [], WAIT)
     assert refused.recv(1) == b""
     assert others == []
+    assert admin.relay.event("limit_reached")["bound"] == "operators"
     clients.remove(refused)
     for client in clients:
         client.sendall(b"GET /status HTTP/1.1\r\nHost: relayd\r\n\r\n")
         assert client.recv(12) == b"HTTP/1.1 200"
     for client in (refused, *clients):
         client.close()
-    assert admin.get("/status")["state"] == "serving"
+    status = admin.get("/status")
+    assert (status["state"], status["limits"]["turned_away"]) == ("serving", {"operators": 1})
 
 
 def test_request_must_come_in_time_and_be_small(start_admin: Callable[..., AdminRelay]) -> None:

@@ -72,7 +72,7 @@ def pem(authority: trustme.CA, tmp_path: Path) -> Path:
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
     context = ssl.create_default_context()
     authority.configure_trust(context)
-    # Of 1.3, the threads of `websockets.sync` lose something now and then: see tests/edge/test_tls.py.
+    # Of 1.3, the threads of `websockets.sync` lose something now and then: see tests/edge/pairs.py.
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     return context
 

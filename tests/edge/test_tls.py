@@ -7,15 +7,13 @@ import signal
 import socket
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import pytest
 import trio
-import trustme
 from attrs import frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -27,55 +25,9 @@ from relayd.edge.stream import PlainStream
 from relayd.edge.tls import TlsStream, accept_tls
 from relayd.ops.events import CertificateLoaded, CertificateRefused, TlsRefused
 from relayd.wire.client_hello import ClientHello
+from tests.edge.pairs import Pair, under_tls
 from tests.relay_process import WAIT, RelayProcess
-from tests.trio_client import BINARY_HEADERS, RelayUnderTest, relay_under_test
-
-
-@frozen
-class Pair:
-    """A certificate and its key in files, and its CA."""
-
-    ca: trustme.CA
-    chain: Path
-    key: Path
-
-    @property
-    def flags(self) -> tuple[str, str, str, str]:
-        return "--tls-cert", str(self.chain), "--tls-key", str(self.key)
-
-    def write(self, cert: trustme.LeafCert) -> None:
-        """Put another one into the same files, as tools do that renew: by renaming."""
-        for path, blobs in ((self.chain, cert.cert_chain_pems), (self.key, [cert.private_key_pem])):
-            new = path.with_suffix(".new")
-            new.write_bytes(b"".join(blob.bytes() for blob in blobs))
-            new.chmod(0o600)
-            new.rename(path)
-
-    def issue(self, *names: str) -> trustme.LeafCert:
-        return self.ca.issue_cert(*(names or ("127.0.0.1", "relay.example.org")))
-
-    def client(self) -> ssl.SSLContext:
-        """What trusts the CA."""
-        context = ssl.create_default_context()
-        self.ca.configure_trust(context)
-        return context
-
-    def threaded_client(self) -> ssl.SSLContext:
-        """For `websockets.sync`, which reads in one thread and writes in another, as OpenSSL does not allow.
-
-        In TLS 1.3, which sends tickets just then, one dial in 300 or so gets no answer, be it from relayd or
-        from a server of `websockets`.
-        """
-        context = self.client()
-        context.maximum_version = ssl.TLSVersion.TLSv1_2
-        return context
-
-
-@pytest.fixture
-def pair(tmp_path: Path) -> Pair:
-    made = Pair(trustme.CA(), tmp_path / "chain.pem", tmp_path / "key.pem")
-    made.write(made.issue())
-    return made
+from tests.trio_client import BINARY_HEADERS, RelayUnderTest
 
 
 @pytest.fixture
@@ -144,6 +96,7 @@ def test_tls_1_2_and_1_3_are_spoken_by_the_suite_that_the_client_prefers_and_not
             cipher = connection.cipher()
             assert cipher is not None
             assert version is ssl.TLSVersion.TLSv1_3 or cipher[0].startswith("ECDHE-")
+            assert connection.compression() is None
     context = pair.client()
     context.maximum_version = ssl.TLSVersion.TLSv1_2
     suites = ["ECDHE-ECDSA-CHACHA20-POLY1305", "ECDHE-ECDSA-AES128-GCM-SHA256"]
@@ -337,13 +290,6 @@ def test_certificate_for_clients_only_is_refused_and_an_expired_one_is_served_lo
     assert relay.event("certificate_loaded")["expires"] == "has expired"
 
 
-@asynccontextmanager
-async def under_tls(pair: Pair, **settings: Any) -> AsyncIterator[RelayUnderTest]:
-    """A relay in the test's own loop that speaks TLS alone."""
-    async with relay_under_test(tls_cert=str(pair.chain), tls_key=str(pair.key), **settings) as relay:
-        yield relay
-
-
 async def served(relay: RelayUnderTest, pair: Pair) -> bytes:
     """The status line of ``/healthz``."""
     raw = (await relay.connect()).stream
@@ -421,7 +367,7 @@ def tls_over(below: PlainStream, pair: Pair) -> Ends:
                 side.do_handshake()
             received.write(outgoing.read())
             incoming.write(sent.read())
-    return Ends(TlsStream(below, tls, received, sent), client, incoming, outgoing)
+    return Ends(TlsStream(below, tls, received, sent, lambda: None), client, incoming, outgoing)
 
 
 STEPS = st.lists(
@@ -560,7 +506,7 @@ async def test_client_that_is_asked_for_another_hello_gets_its_answer(pair: Pair
     with ours, theirs:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.send_all, b"hello")
-            stream = await accept_tls(PlainStream(ours), choose)
+            stream = await accept_tls(PlainStream(ours), choose, lambda: None)
             assert await stream.receive_some(100) == b"hello"
     assert hellos == [ClientHello("", ())]
 

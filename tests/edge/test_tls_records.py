@@ -8,11 +8,10 @@ import ctypes
 import ctypes.util
 import socket
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
-import trustme
 
+from tests.edge.pairs import Pair
 from tests.relay_process import WAIT, RelayProcess
 
 UPDATES = 8_000
@@ -51,17 +50,10 @@ def key_updates(sock: socket.socket, count: int) -> bytes:
 
 
 def test_peer_that_sends_records_without_data_is_hung_up_on(
-    start_relay: Callable[..., RelayProcess], tmp_path: Path
+    start_relay: Callable[..., RelayProcess], pair: Pair
 ) -> None:
-    pair = trustme.CA().issue_cert("127.0.0.1")
-    pair.cert_chain_pems[0].write_to_path(tmp_path / "chain.pem")
-    pair.private_key_pem.write_to_path(tmp_path / "key.pem")
-    (tmp_path / "key.pem").chmod(0o600)
     # Nothing else would end it within the test's time.
-    relay = start_relay(
-        *("--tls-cert", str(tmp_path / "chain.pem"), "--tls-key", str(tmp_path / "key.pem")),
-        *("--handshake-timeout", "600"),
-    )
+    relay = start_relay(*pair.flags, "--handshake-timeout", "600")
     with socket.create_connection(("127.0.0.1", relay.port), WAIT) as sock:
         updates = key_updates(sock, UPDATES)
         try:
@@ -70,6 +62,7 @@ def test_peer_that_sends_records_without_data_is_hung_up_on(
                 pass
         except ConnectionError:
             pass
+    assert relay.event("limit_reached", bound="tls_without_data")["remote"].startswith("127.0.0.1:")
     with socket.create_connection(("127.0.0.1", relay.port), WAIT) as sock:
         # A few are nobody's business.
         sock.sendall(key_updates(sock, 20))
@@ -78,3 +71,4 @@ def test_peer_that_sends_records_without_data_is_hung_up_on(
             while data := sock.recv(4096):
                 pass
             assert data, "hung up on"
+    assert len(relay.events("limit_reached")) == 1

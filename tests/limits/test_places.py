@@ -367,6 +367,7 @@ class Exhausted:
 
     def accept(self) -> tuple[socket.socket, object]:
         self.attempts += 1
+        assert self.attempts < 1_000, "tried without a pause"
         if self.exhausted:
             raise OSError(self._error, os.strerror(self._error))
         return self._socket.accept()

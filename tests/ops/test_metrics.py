@@ -21,7 +21,7 @@ from wsproto.events import Ping
 from relayd.edge.tally import Histogram
 from relayd.edge.timing import Timing
 from relayd.ops import survey
-from relayd.ops.events import AcceptPaused, InternalError, RequestRefused
+from relayd.ops.events import AcceptPaused, InternalError, LimitReached, RequestRefused
 from relayd.ops.metrics import FAMILIES, Metrics
 from relayd.ops.metrics_server import serve_metrics
 from relayd.values import Address
@@ -64,7 +64,7 @@ def by(samples: Samples, name: str, label: str) -> dict[str, float]:
 async def relay_with_metrics(**settings: Any) -> AsyncIterator[tuple[RelayUnderTest, int]]:
     """A relay whose metrics are served too, and on which port."""
     async with relay_under_test(metrics_listen=ON, **settings) as relay, trio.open_nursery() as nursery:
-        addresses = await nursery.start(serve_metrics, relay.relay, relay.events.append)
+        addresses = await nursery.start(serve_metrics, relay.relay, relay.relay.emit)
         yield relay, int(addresses[0].rpartition(":")[2])
         nursery.cancel_scope.cancel()
 
@@ -518,18 +518,27 @@ async def test_another_request_gets_its_error(request_head: bytes, status: int) 
         assert (await asked(port, request_head)).startswith(b"HTTP/1.1 %d " % status)
 
 
-async def test_slow_scraper_is_sent_away_and_at_most_eight_are_heard(autojump_clock: MockClock) -> None:
+async def test_slow_scraper_is_sent_away_and_for_one_more_than_eight_the_oldest_is(
+    autojump_clock: MockClock,
+) -> None:
     # A busy kernel may take a moment to hand on what one end of a loopback connection sent the other.
     autojump_clock.autojump_threshold = 0.02
-    async with relay_with_metrics(handshake_timeout=7.0) as (_, port):
+    async with relay_with_metrics(handshake_timeout=7.0) as (relay, port):
         began = trio.current_time()
         slow = [await trio.open_tcp_stream("127.0.0.1", port) for _ in range(8)]
         for stream in slow:
             await stream.send_all(b"GET /met")
         await trio.testing.wait_all_tasks_blocked()
-        async with await trio.open_tcp_stream("127.0.0.1", port) as ninth:
-            assert await ninth.receive_some() == b""
+        oldest = slow.pop(0)
+        text = (await asked(port, GET % b"")).decode()
+        assert text.startswith("HTTP/1.1 200 ")
+        assert await oldest.receive_some() == b""
         assert trio.current_time() < began + 7
+        assert '\nrelayd_limited_total{limit="scrapes"} 1.0\n' in text
+        (event,) = relay.seen(LimitReached)
+        host, port_of_oldest = oldest.socket.getsockname()
+        assert event == LimitReached("scrapes", f"{host}:{port_of_oldest}")
+        await oldest.aclose()
         for stream in slow:
             assert (await stream.receive_some()).startswith(b"HTTP/1.1 408 ")
             await stream.aclose()

@@ -14,13 +14,16 @@ Bound = Literal[
     "handshakes_per_address",
     "dial_rate",
     "challenges",
+    "scrapes",
+    "operators",
+    "tls_without_data",
 ]
-"""A limit on who may come in."""
+"""A limit on who may come in, and on who may stay without a word."""
 
 
 @frozen
 class LimitReached(Event):
-    """Somebody was turned away: he asks too often (429), or there are too many (503)."""
+    """Somebody was turned away or hung up on: he asks too often (429), or there are too many (503)."""
 
     level: ClassVar[Level] = "warning"
     limit: ClassVar[Limit | None] = FAULTS
