@@ -1,0 +1,54 @@
+"""What is kept of a request: while it comes, and while its answer waits to be read."""
+
+import tracemalloc
+
+import pytest
+
+from tests.limits.clients import upgrade
+from tests.trio_client import RelayUnderTest, relay_under_test
+
+PLACES = 20
+SMALL = 2 * 1024
+"""Bytes that one who waits may take more than another."""
+
+HEALTHZ = b"GET /healthz HTTP/1.1\r\nHost: relay\r\n"
+FULL = 16 * 1024
+
+
+def filled(head: bytes, unit: bytes, last: bytes = b"") -> bytes:
+    """``head``, which has no end yet, made as long as a head may be."""
+    return head + unit * ((FULL - len(head + last) - 2) // len(unit)) + last + b"\r\n"
+
+
+async def taken_by(relay: RelayUnderTest, head: bytes, status: int) -> float:
+    """Memory for each of those who have got ``status`` for ``head`` and do not hang up, themselves included."""
+    tracemalloc.start()
+    try:
+        for _ in range(PLACES):
+            client = await relay.connect()
+            await client.stream.send_all(head)
+            assert (await client.stream.receive_some(4096)).startswith(b"HTTP/1.1 %d " % status)
+        return tracemalloc.get_traced_memory()[0] / PLACES
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (filled(HEALTHZ, b"a:\r\n"), 431),
+        (HEALTHZ + b"a: " + b"a" * FULL, 431),
+        (filled(HEALTHZ + b"a:\r\n" * 90 + b"a: ", b"a", b"\r\na\r\n"), 400),
+        (filled(HEALTHZ + b"a: ", b"a", b"\r\n"), 200),
+        (filled(upgrade(more=b"x-pyrycode-server: a\r\n" * 80)[:-2] + b"a: ", b"a", b"\r\n"), 400),
+        (filled(upgrade().replace(b"websocket", b"other")[:-2] + b"a: ", b"a", b"\r\n"), 426),
+    ],
+    ids=["headers", "length", "no head", "health", "headers of ours", "no upgrade"],
+)
+async def test_of_a_request_nothing_is_kept_until_its_answer_has_been_read(head: bytes, status: int) -> None:
+    async with relay_under_test(handshake_timeout=1_000.0, max_handshakes=1_000) as relay:
+        # The first brings what is there once for all.
+        await taken_by(relay, HEALTHZ + b"\r\n", 200)
+        least = await taken_by(relay, HEALTHZ + b"\r\n", 200)
+        assert await taken_by(relay, head, status) < least + SMALL
+        assert relay.relay.admission.handshakes == 3 * PLACES
