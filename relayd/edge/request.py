@@ -158,6 +158,8 @@ async def _read_head(stream: Stream, received: bytearray, account: Account | Non
     while _END_OF_HEAD not in received:
         if len(received) == MAX_HEAD_BYTES:
             raise Answer(431)
+        # What was read last must not be kept through the wait for more: it is counted once.
+        data = b""
         data = await stream.receive_some(MAX_HEAD_BYTES - len(received))
         # If the budget has wanted all back since, the rest must not be taken for a whole head.
         await trio.lowlevel.checkpoint_if_cancelled()

@@ -3,6 +3,7 @@
 import tracemalloc
 
 import pytest
+from trio.testing import wait_all_tasks_blocked
 
 from tests.limits.clients import upgrade
 from tests.trio_client import RelayUnderTest, relay_under_test
@@ -20,14 +21,20 @@ def filled(head: bytes, unit: bytes, last: bytes = b"") -> bytes:
     return head + unit * ((FULL - len(head + last) - 2) // len(unit)) + last + b"\r\n"
 
 
-async def taken_by(relay: RelayUnderTest, head: bytes, status: int) -> float:
-    """Memory for each of those who have got ``status`` for ``head`` and do not hang up, themselves included."""
+async def taken_by(relay: RelayUnderTest, head: bytes, status: int | None = None) -> float:
+    """Memory for each of those who have got ``status`` for ``head`` and do not hang up, themselves included.
+
+    Without ``status``, they get nothing yet.
+    """
     tracemalloc.start()
     try:
         for _ in range(PLACES):
             client = await relay.connect()
             await client.stream.send_all(head)
-            assert (await client.stream.receive_some(4096)).startswith(b"HTTP/1.1 %d " % status)
+            if status is None:
+                await wait_all_tasks_blocked()
+            else:
+                assert (await client.stream.receive_some(4096)).startswith(b"HTTP/1.1 %d " % status)
         return tracemalloc.get_traced_memory()[0] / PLACES
     finally:
         tracemalloc.stop()
@@ -52,3 +59,13 @@ async def test_of_a_request_nothing_is_kept_until_its_answer_has_been_read(head:
         least = await taken_by(relay, HEALTHZ + b"\r\n", 200)
         assert await taken_by(relay, head, status) < least + SMALL
         assert relay.relay.admission.handshakes == 3 * PLACES
+
+
+async def test_of_a_head_that_does_not_end_its_bytes_are_kept_once() -> None:
+    async with relay_under_test(handshake_timeout=1_000.0, max_handshakes=1_000) as relay:
+        await taken_by(relay, HEALTHZ)
+        least = await taken_by(relay, HEALTHZ)
+        begun = filled(HEALTHZ + b"a: ", b"a")[:-2]
+        # A buffer that has grown has an eighth to spare.
+        assert await taken_by(relay, begun) < least + len(begun) * 9 / 8 + SMALL
+        assert relay.relay.budget.used == PLACES * (2 * len(HEALTHZ) + len(begun))
