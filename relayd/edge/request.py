@@ -155,23 +155,24 @@ def _counted(received: bytearray, budget: Budget | None, scope: trio.CancelScope
 
 async def _read_head(stream: Stream, received: bytearray, account: Account | None) -> bool:
     """Read until the head is whole; False if the client hung up before. Raises `Answer`."""
-    while _END_OF_HEAD not in received:
-        if len(received) == MAX_HEAD_BYTES:
+    while True:
+        known = len(received)
+        if known == MAX_HEAD_BYTES:
             raise Answer(431)
         # What was read last must not be kept through the wait for more: it is counted once.
         data = b""
-        data = await stream.receive_some(MAX_HEAD_BYTES - len(received))
+        data = await stream.receive_some(MAX_HEAD_BYTES - known)
         # If the budget has wanted all back since, the rest must not be taken for a whole head.
         await trio.lowlevel.checkpoint_if_cancelled()
         if not data:
             return False
         received += data
-        if _END_OF_HEAD not in received:
-            if not may_become_head(received):
-                raise Answer(400)
-            if account is not None:
-                account.change(len(data))
-    return True
+        if received.find(_END_OF_HEAD, max(known - len(_END_OF_HEAD) + 1, 0)) >= 0:
+            return True
+        if not may_become_head(received, known):
+            raise Answer(400)
+        if account is not None:
+            account.change(len(data))
 
 
 def _request(received: bytes) -> Request:
