@@ -1,14 +1,15 @@
-"""What is kept of a request: while it comes, and while its answer waits to be read."""
+"""What is kept of a request: while it comes, while its answer waits to be read, and after it."""
 
 import tracemalloc
 
 import pytest
 from trio.testing import wait_all_tasks_blocked
 
+from tests.attacks.peers import PONG, frame
 from tests.limits.clients import upgrade
 from tests.trio_client import RelayUnderTest, relay_under_test
 
-PLACES = 20
+PLACES = 10
 SMALL = 2 * 1024
 """Bytes that one who waits may take more than another."""
 
@@ -31,10 +32,9 @@ async def taken_by(relay: RelayUnderTest, head: bytes, status: int | None = None
         for _ in range(PLACES):
             client = await relay.connect()
             await client.stream.send_all(head)
-            if status is None:
-                await wait_all_tasks_blocked()
-            else:
+            if status is not None:
                 assert (await client.stream.receive_some(4096)).startswith(b"HTTP/1.1 %d " % status)
+        await wait_all_tasks_blocked()
         return tracemalloc.get_traced_memory()[0] / PLACES
     finally:
         tracemalloc.stop()
@@ -69,3 +69,15 @@ async def test_of_a_head_that_does_not_end_its_bytes_are_kept_once() -> None:
         # A buffer that has grown has an eighth to spare.
         assert await taken_by(relay, begun) < least + len(begun) * 9 / 8 + SMALL
         assert relay.relay.budget.used == PLACES * (2 * len(HEALTHZ) + len(begun))
+
+
+async def test_of_what_came_behind_an_upgrade_nothing_is_kept_once_it_has_been_read() -> None:
+    pongs = frame(b"a" * 125, PONG) * 100
+    async with relay_under_test(max_phones=1_000, upgrade_rate=0) as relay:
+        await relay.binary("here")
+        asked = upgrade("/v1/client", "here")
+        await taken_by(relay, asked + pongs, 101)
+        least = await taken_by(relay, asked, 101)
+        assert await taken_by(relay, asked + pongs, 101) < least + SMALL
+        assert relay.relay.budget.used == 0
+        assert len(relay.relay.connections) == 1 + 3 * PLACES
