@@ -1,6 +1,8 @@
 """Accepting connections when the system has none to give, or has one that is no good."""
 
 import contextlib
+import errno
+import os
 import resource
 import socket
 import urllib.request
@@ -99,3 +101,18 @@ async def test_a_socket_that_cannot_be_served_gives_its_descriptor_back_to_the_r
                 assert reserve.held
                 assert len(events) == count
             nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("error", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES])
+def test_a_reserve_that_cannot_be_had_now_is_had_later(monkeypatch: pytest.MonkeyPatch, error: int) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(error, os.strerror(error))
+
+    with contextlib.closing(Reserve()) as reserve:
+        reserve.close()
+        with monkeypatch.context() as patched:
+            patched.setattr("os.open", refuse)
+            reserve.hold()
+            assert not reserve.held
+        reserve.hold()
+        assert reserve.held
