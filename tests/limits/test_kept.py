@@ -1,4 +1,4 @@
-"""What is kept of a request: while it comes, while its answer waits to be read, and after it."""
+"""What is kept of what has come: of a request, while its answer waits to be read, and of messages under way."""
 
 import tracemalloc
 
@@ -22,10 +22,10 @@ def filled(head: bytes, unit: bytes, last: bytes = b"") -> bytes:
     return head + unit * ((FULL - len(head + last) - 2) // len(unit)) + last + b"\r\n"
 
 
-async def taken_by(relay: RelayUnderTest, head: bytes, status: int | None = None) -> float:
+async def taken_by(relay: RelayUnderTest, head: bytes, status: int | None = None, *after: bytes) -> float:
     """Memory for each of those who have got ``status`` for ``head`` and do not hang up, themselves included.
 
-    Without ``status``, they get nothing yet.
+    Without ``status``, they get nothing yet. Whatever they send ``after`` that has been read before the next.
     """
     tracemalloc.start()
     try:
@@ -34,6 +34,9 @@ async def taken_by(relay: RelayUnderTest, head: bytes, status: int | None = None
             await client.stream.send_all(head)
             if status is not None:
                 assert (await client.stream.receive_some(4096)).startswith(b"HTTP/1.1 %d " % status)
+            for data in after:
+                await wait_all_tasks_blocked()
+                await client.stream.send_all(data)
         await wait_all_tasks_blocked()
         return tracemalloc.get_traced_memory()[0] / PLACES
     finally:
@@ -81,3 +84,17 @@ async def test_of_what_came_behind_an_upgrade_nothing_is_kept_once_it_has_been_r
         assert await taken_by(relay, asked + pongs, 101) < least + SMALL
         assert relay.relay.budget.used == 0
         assert len(relay.relay.connections) == 1 + 3 * PLACES
+
+
+@pytest.mark.parametrize("pongs", [0, 60], ids=["within its bounds", "held back"])
+async def test_of_a_message_that_is_not_whole_its_bytes_are_kept_once(pongs: int) -> None:
+    pong, begun = frame(b"", PONG), frame(b"a" * 60_000)[:50_000]
+    async with relay_under_test(max_phones=1_000, upgrade_rate=0) as relay:
+        await relay.binary("here")
+        asked = upgrade("/v1/client", "here"), 101, pong * 50, pong * 50
+        await taken_by(relay, *asked)
+        least = await taken_by(relay, *asked)
+        taken = await taken_by(relay, *asked, pong * pongs + begun)
+        assert taken < least + relay.relay.budget.used / PLACES + SMALL
+        assert relay.relay.budget.used >= PLACES * 50_000
+        assert relay.relay.tally.pauses.under_way == (PLACES if pongs else 0)
