@@ -330,11 +330,13 @@ class Relay:
             if self.draining:
                 self._connection_ended.unpark_all()
         if arrived is not None:
-            remote, upgrade = str(arrived.client), arrived.upgrade
-            connection = WebSocket(arrived.stream, remote, upgrade, self.settings, self._shared)
-            with self.admission.connected(arrived.key), self._tracked(connection):
+            remote, key, hello = str(arrived.client), arrived.key, arrived.upgrade.hello
+            connection = WebSocket(arrived.stream, remote, arrived.upgrade, self.settings, self._shared)
+            # It has what came with the head, and lets go of it before its life is over.
+            del arrived
+            with self.admission.connected(key), self._tracked(connection):
                 async with connection.opened():
-                    await self._route(connection, upgrade.hello)
+                    await self._route(connection, hello)
 
     def _announce_limits(self) -> None:
         limits, system = self.admission.limits, self._system

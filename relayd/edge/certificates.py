@@ -1,7 +1,6 @@
 """Which certificate a TLS connection gets: from files that are read again when they change, or by name."""
 
 import os
-import re
 import ssl
 import stat
 from collections.abc import Callable, Collection, Mapping
@@ -69,16 +68,13 @@ def make_certificate(
 
     ``early``: whether its life may begin later.
     """
-    context, leaf = _loaded(chain, key, chain_name, key_name, _PROTOCOL)
-    return _examined(context, leaf, chain_name, (_EXPIRED, _NOT_YET_VALID) if early else (_EXPIRED,))
+    context = _loaded(chain, key, chain_name, key_name, _PROTOCOL)
+    return _examined(context, chain_name, (_EXPIRED, _NOT_YET_VALID) if early else (_EXPIRED,))
 
 
-def _loaded(
-    chain: bytes, key: bytes, chain_name: str, key_name: str, protocol: str
-) -> tuple[ssl.SSLContext, str]:
-    """A context that serves this, and the certificate itself. Raises `BadCertificate`."""
-    leaf = re.search(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", chain, re.DOTALL)
-    if leaf is None:
+def _loaded(chain: bytes, key: bytes, chain_name: str, key_name: str, protocol: str) -> ssl.SSLContext:
+    """A context that serves this. Raises `BadCertificate`."""
+    if b"-----BEGIN CERTIFICATE-----" not in chain:
         raise BadCertificate(f"{chain_name}: there is no certificate in PEM in it")
     if b"PRIVATE KEY-----" not in key:
         raise BadCertificate(f"{key_name}: there is no private key in PEM in it")
@@ -92,7 +88,7 @@ def _loaded(
         if error.reason == "KEY_VALUES_MISMATCH":
             raise BadCertificate(f"{key_name}: is not the key of {chain_name}") from None
         raise BadCertificate(f"{chain_name} and {key_name}: refused by OpenSSL: {_said(error)}") from None
-    return context, leaf[0].decode("ascii", "replace")
+    return context
 
 
 class Certificates:
@@ -142,9 +138,7 @@ class Certificates:
     def offer_challenge(self, domain: str, chain: bytes, key: bytes) -> None:
         """Show this to a CA that asks for ``domain`` by ``acme-tls/1``. Raises `BadCertificate`."""
         # Not examined: no client but a CA would accept it.
-        self._challenges[domain], _ = _loaded(
-            chain, key, "challenge", "key of the challenge", CHALLENGE_PROTOCOL
-        )
+        self._challenges[domain] = _loaded(chain, key, "challenge", "key of the challenge", CHALLENGE_PROTOCOL)
 
     def withdraw_challenge(self, domain: str) -> None:
         """No CA is expected any more."""
@@ -235,30 +229,43 @@ def _said(error: ssl.SSLError) -> str:
     return (error.reason or "unknown reason").replace("_", " ").lower()
 
 
-def _examined(context: ssl.SSLContext, leaf: str, name: str, excused: Collection[int]) -> Certificate:
+def _examined(context: ssl.SSLContext, name: str, excused: Collection[int]) -> Certificate:
     """What a client that trusts the certificate itself finds: the proof that it serves, its names, its end.
 
     ``excused`` are OpenSSL's codes for what it may find fault with.
     """
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.check_hostname = False
-    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    client.set_alpn_protocols([_PROTOCOL])
+    client = _client_context()
     try:
-        client.load_verify_locations(cadata=leaf)
-        found = _shaken_hands(client, context)
+        # As it is served: to look for it in the file as well would be to find another than OpenSSL has.
+        client.load_verify_locations(cadata=_shaken_hands(client, context).getpeercert(binary_form=True))
+        client.verify_mode = ssl.CERT_REQUIRED
+        found: Mapping[str, Any] = _shaken_hands(client, context).getpeercert() or {}
     except ssl.SSLCertVerificationError as error:
         if error.verify_code in excused:
             return Certificate(context, (), None)
         raise BadCertificate(f"{name}: no client would accept it: {error.verify_message}") from None
     except ssl.SSLError as error:
         raise BadCertificate(f"{name}: refused by OpenSSL: {_said(error)}") from None
+    except UnicodeDecodeError:
+        raise BadCertificate(
+            f"{name}: has a name that is not ASCII; have it issued with the xn-- form of that name"
+        ) from None
     names = tuple(str(value) for _, value in found.get("subjectAltName", ()))
     return Certificate(context, names, ssl.cert_time_to_seconds(found["notAfter"]))
 
 
-def _shaken_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> Mapping[str, Any]:
-    """The server's certificate, from a handshake of the two in memory. Raises `ssl.SSLError`."""
+def _client_context() -> ssl.SSLContext:
+    """A client that takes any certificate, unless it is told to verify."""
+    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    client.check_hostname = False
+    client.verify_mode = ssl.CERT_NONE
+    client.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    client.set_alpn_protocols([_PROTOCOL])
+    return client
+
+
+def _shaken_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> ssl.SSLObject:
+    """The client's end of a handshake of the two in memory. Raises `ssl.SSLError`."""
     to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
     ours = client.wrap_bio(to_client, to_server, server_side=False)
     theirs = server.wrap_bio(to_server, to_client, server_side=True)
@@ -266,7 +273,7 @@ def _shaken_hands(client: ssl.SSLContext, server: ssl.SSLContext) -> Mapping[str
     for side in (ours, theirs) * 4:
         with suppress(ssl.SSLWantReadError):
             side.do_handshake()
-    return ours.getpeercert() or {}
+    return ours
 
 
 def _signature(files: tuple[str, str] | None) -> tuple[tuple[int, ...], ...]:

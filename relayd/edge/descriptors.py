@@ -4,6 +4,7 @@ import errno
 import os
 import resource
 import socket
+from contextlib import suppress
 from typing import Final
 
 __all__ = ["Reserve", "descriptor_limit", "open_descriptors"]
@@ -39,13 +40,10 @@ class Reserve:
             raise
 
     def hold(self) -> None:
-        """Hold one again, if none is held and one is free: in the same turn in which a socket was closed."""
+        """Hold one again, if none is held and one can be had: in the same turn in which a socket was closed."""
         if self._fd is None:
-            try:
+            with suppress(OSError):
                 self._fd = _open_null()
-            except OSError as error:
-                if error.errno not in (errno.EMFILE, errno.ENFILE):
-                    raise
 
     def close(self) -> None:
         """Hold none."""

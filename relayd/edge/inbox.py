@@ -152,11 +152,10 @@ class Inbox:
         decoder = self.decoder
         if self._deadline < math.inf:
             self._deadline += trio.current_time() - self._away_since
+        data = b""
         while not decoder.ended:
             if self._pace is not None and self._pace.until:
                 await self._pause(self._pace)
-            # What was read last must not be kept through the wait for more.
-            data = b""
             if decoder.backlog:
                 await trio.lowlevel.checkpoint()
             elif self._leftover:
@@ -175,6 +174,8 @@ class Inbox:
             self.received_count += len(messages)
             if decoder.others or self._rated:
                 self._take_others(len(data), len(messages))
+            # What is left of it is counted. It must not be kept beside that, whatever is waited for.
+            data = b""
             unfinished = decoder.mid_message
             if messages or not unfinished:
                 self._deadline = math.inf

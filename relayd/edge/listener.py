@@ -11,8 +11,9 @@ from typing import Final, NoReturn, TypeVar
 import trio
 from attrs import evolve
 
+from relayd.edge.client import peer_of
 from relayd.edge.descriptors import Reserve
-from relayd.ops.events import AcceptPaused, Emit
+from relayd.ops.events import AcceptPaused, Emit, InternalError
 from relayd.values import Address
 
 __all__ = [
@@ -125,8 +126,8 @@ async def accept_connections(
 ) -> NoReturn:
     """Run ``handle`` in ``nursery`` for what ``arrive`` makes of each connection.
 
-    ``arrive`` may have closed it, and return None: that costs no task. Pauses while the system is out of
-    resources.
+    ``arrive`` may have closed it, and return None: that costs no task. What it raises, an OSError of the socket
+    for one, costs that connection and is reported. Pauses while the system is out of resources.
 
     Where the listener has a reserve, ``handle`` closes its socket in the turn in which it returns.
     Raises `CannotListen` if the listener itself fails.
@@ -150,7 +151,12 @@ async def accept_connections(
                 paused = True
                 await trio.sleep(_ACCEPT_PAUSE)
                 break
-            arrived = arrive(sock)
+            try:
+                arrived = arrive(sock)
+            except Exception as error:  # noqa: BLE001 (one socket must not cost every connection)
+                emit(InternalError.of(str(peer_of(sock) or listener.address), error))
+                sock.close()
+                arrived = None
             if listener.reserve is None:
                 if arrived is not None:
                     nursery.start_soon(handle, arrived)

@@ -36,6 +36,9 @@ JSON_HEADERS: Final = ((b"content-type", b"application/json"), (b"cache-control"
 
 _END_OF_HEAD: Final = b"\r\n\r\n"
 
+_OTHER_LINES: Final = 2
+"""Of a head, those that are no headers: its first and its last, which is empty."""
+
 _REASONS: Final = {
     200: b"OK",
     202: b"Accepted",
@@ -98,12 +101,22 @@ async def answer_or(
     What has come of the head counts against ``budget``.
     """
     try:
-        request = await read_request(stream, deadline, budget)
-        return None if request is None else judge(request)
-    except Answer as answer:
-        on_answer(answer)
-        await send_answer(stream, timeout, answer)
+        return await _judged(stream, deadline, judge, budget)
+    except Answer as raised:
+        # Its traceback, and that of what it was raised for, keep the request and all that was made of it.
+        answer = raised.with_traceback(None)
+        answer.__context__ = None
+    on_answer(answer)
+    await send_answer(stream, timeout, answer)
     return None
+
+
+async def _judged(
+    stream: Stream, deadline: float, judge: Callable[[Request], T], budget: Budget | None
+) -> T | None:
+    # A function of its own, so that no request waits until its answer has been read.
+    request = await read_request(stream, deadline, budget)
+    return None if request is None else judge(request)
 
 
 async def read_request(stream: Stream, deadline: float, budget: Budget | None = None) -> Request | None:
@@ -142,31 +155,35 @@ def _counted(received: bytearray, budget: Budget | None, scope: trio.CancelScope
 
 async def _read_head(stream: Stream, received: bytearray, account: Account | None) -> bool:
     """Read until the head is whole; False if the client hung up before. Raises `Answer`."""
-    while _END_OF_HEAD not in received:
-        if len(received) == MAX_HEAD_BYTES:
+    while True:
+        known = len(received)
+        if known == MAX_HEAD_BYTES:
             raise Answer(431)
-        data = await stream.receive_some(MAX_HEAD_BYTES - len(received))
+        # What was read last must not be kept through the wait for more: it is counted once.
+        data = b""
+        data = await stream.receive_some(MAX_HEAD_BYTES - known)
         # If the budget has wanted all back since, the rest must not be taken for a whole head.
         await trio.lowlevel.checkpoint_if_cancelled()
         if not data:
             return False
         received += data
-        if _END_OF_HEAD not in received:
-            if not may_become_head(received):
-                raise Answer(400)
-            if account is not None:
-                account.change(len(data))
-    return True
+        if received.find(_END_OF_HEAD, max(known - len(_END_OF_HEAD) + 1, 0)) >= 0:
+            return True
+        if not may_become_head(received, known):
+            raise Answer(400)
+        if account is not None:
+            account.change(len(data))
 
 
 def _request(received: bytes) -> Request:
     end = received.index(_END_OF_HEAD) + len(_END_OF_HEAD)
+    # Before they are fields, which take 30 times the bytes that they are made of.
+    if received.count(b"\r\n", 0, end) > MAX_HEADERS + _OTHER_LINES:
+        raise Answer(431)
     try:
         head = parse_head(received[:end])
     except BadHead:
         raise Answer(400) from None
-    if len(head.fields) > MAX_HEADERS:
-        raise Answer(431)
     return Request(head, received[end:])
 
 

@@ -33,6 +33,11 @@ _NODE: Final = re.compile(
 _BARE_IPV6: Final = re.compile(r"[0-9A-Fa-f.]*:[0-9A-Fa-f.]*:[0-9A-Fa-f:.]*")
 
 
+_MOST_COMMAS: Final = 100
+"""How far a list is looked through. RFC 9110, section 5.6.1.2, wants a reasonable number of empty elements
+ignored, and there are not so many proxies."""
+
+
 class Contradiction(ValueError):
     """``X-Forwarded-For`` and ``Forwarded`` lead to different addresses. Carries neither."""
 
@@ -44,7 +49,7 @@ def forwarded_source(
 
     None if the proxy that sent them does not say. An element that hides its address or is malformed ends
     the walk, and so does the list: the last address before it is the one to rely on, which is then a
-    trusted proxy's.
+    trusted proxy's. What stands left of a list's last 100 commas is as good as malformed.
 
     A proxy writes one of the two and mostly passes on the other as its client sent it; which one it
     writes, it does not say. Were one of them to win, then behind a proxy that writes the other all clients
@@ -73,7 +78,7 @@ def _walk(sources: Iterator[Source | None], trusted: Trusted) -> tuple[bool, Sou
 
 def _x_forwarded_for(values: Sequence[bytes]) -> Iterator[Source | None]:
     """Each element, from the right; None for one that names nobody."""
-    for value in reversed(values):
+    for value in _from_the_last(values):
         for element in reversed(value.split(b",")):
             if text := element.strip(b" \t").decode("latin-1"):
                 yield _source(f"[{text}]" if _BARE_IPV6.fullmatch(text) else text)
@@ -81,13 +86,25 @@ def _x_forwarded_for(values: Sequence[bytes]) -> Iterator[Source | None]:
 
 def _forwarded(values: Sequence[bytes]) -> Iterator[Source | None]:
     """Each element, from the right; None for one that names nobody."""
-    for value in reversed(values):
+    for value in _from_the_last(values):
         for element in _elements(value):
             if element is None:
                 yield None
             elif element:
                 nodes = [node for name, node in _PAIR.findall(element) if name.lower() == b"for"]
                 yield _source(_unquoted(nodes[0])) if len(nodes) == 1 else None
+
+
+def _from_the_last(values: Sequence[bytes]) -> Iterator[bytes]:
+    """``values``, the last first, and something malformed in the place of what is not looked at."""
+    left = _MOST_COMMAS
+    for value in reversed(values):
+        first, *others = value.rsplit(b",", left)
+        if b"," in first:
+            yield b",".join((b"\0", *others))
+            return
+        yield value
+        left -= len(others)
 
 
 def _elements(value: bytes) -> Iterator[bytes | None]:

@@ -27,8 +27,6 @@ _UNFINISHED_REQUEST_LINE: Final = re.compile(rb"%b*(?:(?<=.) (?:/[!-~]*(?: [!-~]
 _LENGTH: Final = re.compile(rb"[0-9]{1,18}")
 """Never so many digits that 63 bits overflow, in whoever reads it (RFC 9110, section 8.6)."""
 
-_BARE_LINE_FEED: Final = re.compile(rb"(?<!\r)\n")
-
 
 class BadHead(ValueError):
     """Not the head of an HTTP/1 request. Carries nothing of it."""
@@ -78,8 +76,14 @@ def parse_head(data: bytes) -> Head:
     return head
 
 
-def may_become_head(data: bytes | bytearray) -> bool:
-    """Whether more bytes could make a head of ``data``, as far as its first line and its line feeds tell."""
-    if b"\n" not in data:
-        return _UNFINISHED_REQUEST_LINE.fullmatch(data) is not None
-    return _REQUEST_LINE.match(data) is not None and _BARE_LINE_FEED.search(data) is None
+def may_become_head(data: bytes | bytearray, known: int = 0) -> bool:
+    """Whether more bytes could make a head of ``data``, as far as its first line and its line feeds tell.
+
+    Of its first ``known`` bytes they could, and so these are not looked at again.
+    """
+    if data.find(b"\n", 0, known) < 0:
+        if b"\n" not in data:
+            return _UNFINISHED_REQUEST_LINE.fullmatch(data) is not None
+        if _REQUEST_LINE.match(data) is None:
+            return False
+    return data.count(b"\n", known) == data.count(b"\r\n", max(known - 1, 0))

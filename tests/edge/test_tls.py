@@ -54,6 +54,18 @@ def shake(port: int, context: ssl.SSLContext, name: str = "127.0.0.1") -> ssl.SS
         raise
 
 
+def self_signed(pair: Pair, *more: str) -> None:
+    """Have OpenSSL make a certificate and its key, into the same files."""
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
+            *("-subj", "/CN=relay", "-keyout", str(pair.key), "-out", str(pair.chain), *more),
+        ],
+        check=True,
+        capture_output=True,
+    )
+
+
 def names_served(port: int, pair: Pair) -> list[str]:
     with shake(port, pair.client()) as connection:
         found = connection.getpeercert()
@@ -217,6 +229,32 @@ async def test_files_that_vanish_are_refused_and_come_back(autojump_clock: MockC
         assert len(relay.seen(CertificateLoaded)) == 2
 
 
+@pytest.mark.parametrize("between", ["für".encode(), b"MIIB"])
+async def test_certificate_is_the_one_that_is_served_whatever_else_looks_like_one(
+    autojump_clock: MockClock, pair: Pair, between: bytes
+) -> None:
+    async with under_tls(pair) as relay:
+        comment = b"# -----BEGIN CERTIFICATE----- %b -----END CERTIFICATE-----\n" % between
+        pair.chain.write_bytes(comment + pair.chain.read_bytes())
+        await trio.sleep(30)
+        assert relay.seen(CertificateRefused) == []
+        assert [event.names for event in relay.seen(CertificateLoaded)] == ["127.0.0.1, relay.example.org"] * 2
+        assert await served(relay, pair) == b"HTTP/1.1 200 OK"
+
+
+async def test_certificate_with_a_name_that_cannot_be_read_is_refused_and_the_one_before_stays(
+    autojump_clock: MockClock, pair: Pair
+) -> None:
+    async with under_tls(pair) as relay:
+        # A DNS name of 3 bytes: "für" in Latin-1.
+        self_signed(pair, "-addext", "subjectAltName=DER:3005820366fc72")
+        await trio.sleep(30)
+        assert [event.error for event in relay.seen(CertificateRefused)] == [
+            f"{pair.chain}: has a name that is not ASCII; have it issued with the xn-- form of that name"
+        ]
+        assert await served(relay, pair) == b"HTTP/1.1 200 OK"
+
+
 async def test_handshake_and_head_share_one_time_limit(autojump_clock: MockClock, pair: Pair) -> None:
     async with under_tls(pair, handshake_timeout=5.0) as relay:
         start = trio.current_time()
@@ -273,17 +311,7 @@ def test_what_cannot_be_served_is_refused_at_the_start_in_one_line(
 def test_certificate_for_clients_only_is_refused_and_an_expired_one_is_served_loudly(
     start_relay: Callable[..., RelayProcess], pair: Pair, refused: Callable[..., str]
 ) -> None:
-    def self_signed(*more: str) -> None:
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes"),
-                *("-subj", "/CN=relay", "-keyout", str(pair.key), "-out", str(pair.chain), *more),
-            ],
-            check=True,
-            capture_output=True,
-        )
-
-    self_signed("-addext", "extendedKeyUsage=clientAuth")
+    self_signed(pair, "-addext", "extendedKeyUsage=clientAuth")
     assert "no client would accept it" in refused(*pair.flags)
     pair.write(pair.ca.issue_cert("127.0.0.1", not_after=datetime(2020, 1, 1, tzinfo=UTC)))
     relay = start_relay(*pair.flags)

@@ -26,6 +26,7 @@ WORDS = (
 )
 
 HONEST = "198.51.100.7"
+MOST_COMMAS = 100
 
 Source = tuple[bytes, int]
 """A packed address and a port."""
@@ -38,7 +39,8 @@ def check(data: bytes) -> None:
     new = [field[1:] for field in fields if not field[0] % 2]
     old_walk = _walk(_old_elements(old))
     elements = _new_elements(new)
-    if elements is not None:
+    # Longer lists are not looked through to their left end.
+    if elements is not None and max(b"".join(side).count(b",") for side in (old, new)) <= MOST_COMMAS:
         new_walk = _walk(elements)
         if old_walk and new_walk and _address(old_walk) != _address(new_walk):
             assert _read(old, new) == "contradiction"

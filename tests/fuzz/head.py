@@ -40,8 +40,8 @@ _END = b"\r\n\r\n"
 def check(data: bytes) -> None:
     """Read ``data`` up to its first empty line as a request head."""
     end = data.find(_END)
+    _check_that_it_comes_in_pieces(data if end < 0 else data[:end])
     if end < 0:
-        may_become_head(data)
         return
     data = data[: end + len(_END)]
     try:
@@ -56,6 +56,13 @@ def check(data: bytes) -> None:
     printable = data.translate(_WITHOUT_CONTROLS)
     assert _as_h11_writes_it(parse_head(printable)) == h11_reading(printable)
     _check_greetings(head)
+
+
+def _check_that_it_comes_in_pieces(data: bytes) -> None:
+    """The first half and then the rest: what is known of the one makes no difference."""
+    half = len(data) // 2
+    if may_become_head(data[:half]):
+        assert may_become_head(data, half) == may_become_head(data)
 
 
 def _as_h11_writes_it(head: Head) -> Head:

@@ -212,6 +212,26 @@ def test_two_headers_that_disagree_are_a_contradiction(old: bytes, new: bytes) -
 
 
 @pytest.mark.parametrize(
+    "lines", [[b"," * 100], [b"," * 60, b"", b"," * 40], [b", ," * 25, b"10.0.0.1" + b",\t" * 50]]
+)
+def test_of_a_list_the_last_100_commas_are_looked_through_and_no_more(lines: list[bytes]) -> None:
+    """A client behind a proxy that passes its list on may have filled a whole head with commas."""
+    last = source("10.0.0.1") if b"10" in lines[-1] else None
+    for prefix, read in ((b"", by_x_forwarded_for), (b"for=", by_forwarded)):
+        client = prefix + b"192.0.2.7"
+        more = [line.replace(b"10", prefix + b"10", 1) for line in lines]
+        assert read(client + more[0], *more[1:]) == read(client, *more) == source("192.0.2.7")
+        assert read(client + b"," + more[0], *more[1:]) == read(client + b",", *more) == last
+        assert read(client, b"x" + more[0], *more[1:]) == last
+
+
+def test_a_list_that_is_longer_is_one_that_says_something() -> None:
+    with pytest.raises(Contradiction):
+        forwarded_source([b"192.0.2.7"], [b"," * 101], trusted)
+    assert forwarded_source([b"192.0.2.7"], [b"," * 100], trusted) == source("192.0.2.7")
+
+
+@pytest.mark.parametrize(
     "lie", [b" ", b",", b";", b"a=b;", b"a=b,", b'x="a,', b'a="\\",', b'a="\\"', b'"', b"\t;,"]
 )
 def test_a_value_full_of_lies_is_read_in_time_that_grows_with_its_length_alone(lie: bytes) -> None:

@@ -103,6 +103,27 @@ def test_every_beginning_of_a_head_may_become_one(fields: list[tuple[bytes, byte
     assert [end for end in range(len(data)) if not may_become_head(data[:end])] == []
 
 
+@settings(deadline=None)
+@given(
+    st.sampled_from([b"", GOOD[:-4]]),
+    st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"GET /", b" a:"]), max_size=5),
+)
+def test_what_is_known_of_a_beginning_need_not_be_looked_at_again(start: bytes, more: list[bytes]) -> None:
+    whole = start + b"".join(more)
+    for known in range(len(whole) + 1):
+        if may_become_head(whole[:known]):
+            assert may_become_head(whole, known) == may_become_head(whole)
+
+
+def test_a_head_byte_by_byte_takes_time_that_grows_with_its_length_alone() -> None:
+    """It is 64 times as long as a head may be: with squares in it, nobody would see the end of this."""
+    data = bytearray(b"GET / HTTP/1.1\r\na: " + bytes(1024 * 1024))
+    for _ in range(65536):
+        data += b"b"
+        assert may_become_head(data, len(data) - 1)
+    assert not may_become_head(data + b"\n", len(data))
+
+
 @pytest.mark.parametrize(
     "data",
     [
