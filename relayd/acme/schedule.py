@@ -40,7 +40,7 @@ def retry_after(header: str | None, now: datetime) -> float:
         return float(header)
     try:
         when = parsedate_to_datetime(header)
-    except ValueError:
+    except (ValueError, OverflowError):  # the latter of a year that no C integer holds
         return 0.0
     if when.tzinfo is None:
         when = when.replace(tzinfo=UTC)

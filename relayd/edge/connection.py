@@ -69,9 +69,11 @@ class WebSocket:
         "_heard",
         "_nursery",
         "_pinged_at",
+        "_probes",
         "_saying_goodbye",
         "_shared",
         "_stream",
+        "_unanswered",
         "_verdict",
         "inbox",
         "kind",
@@ -107,8 +109,9 @@ class WebSocket:
         # Our Close frame is on its way, and nothing may follow it.
         self._saying_goodbye = False
         self._answer = upgrade.answer
-        # What a probe waits for.
+        # What probes wait for, and how many of them there are.
         self._heard: trio.Event | None = None
+        self._probes = 0
         self._verdict: Close | None = None
         self.signs_of_life = 0
         #: When the connection was accepted, by trio's clock.
@@ -116,6 +119,8 @@ class WebSocket:
         #: Seconds from the latest ping that was answered to its pong; None before the first.
         self.round_trip: float | None = None
         self._pinged_at: float | None = None
+        # Pings of ours whose pong has not come.
+        self._unanswered = 0
 
     @asynccontextmanager
     async def opened(self) -> AsyncIterator[None]:
@@ -215,20 +220,30 @@ class WebSocket:
         """Ask for a sign of life."""
         if self._pinged_at is None:
             self._pinged_at = trio.current_time()
+        self._unanswered += 1
         self.outbox.put_control(PING)
         self.outbox.flush()
 
     async def answers(self, timeout: float) -> bool:
-        """Ping the peer; whether it gives any sign of life within ``timeout`` seconds."""
-        self.ping()
+        """Ping the peer; whether it gives any sign of life within ``timeout`` seconds.
+
+        Whoever asks while another waits shares its ping: nothing has been heard since, so the pong is to come.
+        """
         if not self.inbox.over:
-            if self._heard is None:
-                self._heard = trio.Event()
             heard = self._heard
-            with trio.move_on_after(timeout):
-                await heard.wait()
-            if not heard.is_set():
-                await let_readers_read()
+            if heard is None:
+                heard = self._heard = trio.Event()
+                self.ping()
+            self._probes += 1
+            try:
+                with trio.move_on_after(timeout):
+                    await heard.wait()
+                if not heard.is_set():
+                    await let_readers_read()
+            finally:
+                self._probes -= 1
+                if not self._probes:
+                    self._heard = None
             if heard.is_set():
                 return not self.inbox.over and self._verdict is None
         return not self.inbox.over and not self.reading
@@ -237,14 +252,17 @@ class WebSocket:
         """Whether the peer's stream has come to its end, read or not."""
         return self._stream.hung_up()
 
-    def take_control(self) -> None:
-        """For the inbox: there are pings or pongs."""
+    def take_control(self) -> int:
+        """For the inbox: there are pings or pongs. How many pongs we have asked for."""
         decoder = self.inbox.decoder
         if decoder.pings and not self._saying_goodbye:
             self._summon().answer_pings()
+        asked_for = min(decoder.pongs, self._unanswered)
         if decoder.pongs:
             decoder.pongs = 0
+            self._unanswered -= asked_for
             self._take_pong()
+        return asked_for
 
     def reading_ended(self) -> None:
         """For the inbox: it is over, by a Close frame, a broken rule, or the end of the stream."""

@@ -50,8 +50,8 @@ class Owner(Protocol):
     def show_life(self) -> None:
         """Bytes have come."""
 
-    def take_control(self) -> None:
-        """There are pings or pongs in the decoder. Never waits."""
+    def take_control(self) -> int:
+        """There are pings or pongs in the decoder. How many pongs the peer was asked for. Never waits."""
 
     def reading_ended(self) -> None:
         """There will be no more messages. If that is for a Close frame or a broken rule, the decoder has it."""
@@ -268,7 +268,10 @@ class Inbox:
         others, idle = decoder.others, decoder.idle
         decoder.others = decoder.idle = 0
         if decoder.pings or decoder.pongs:
-            self._owner.take_control()
+            # Whoever claims its server-id has us ping a binary: what that makes it send costs it nothing.
+            asked_for = self._owner.take_control()
+            others -= asked_for
+            idle -= asked_for
         if (idle or self._rated) and not self._unlimited:
             if self._pace is None:
                 self._pace = Pace(Rate())

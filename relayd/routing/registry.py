@@ -62,21 +62,16 @@ class Registry:
         # Slots in their grace window and when it ends, the earliest first: every window is equally long.
         self._graces: deque[tuple[float, Slot]] = deque()
         self._grace_begun = trio.lowlevel.ParkingLot()
-
-    @property
-    def connected_binaries(self) -> int:
-        """Binaries that are connected now; one in its grace window is not."""
-        return sum(slot.binary is not None for slot in self._slots.values())
-
-    @property
-    def connected_phones(self) -> int:
-        """Phones that are registered now."""
-        return sum(len(slot.phones) for slot in self._slots.values())
+        # Kept at hand, since anybody may ask /healthz for them, as often as he likes.
+        #: Binaries that are connected now; one in its grace window is not.
+        self.connected_binaries = 0
+        #: Phones that are registered now.
+        self.connected_phones = 0
 
     @property
     def graces(self) -> int:
         """Server-ids whose binary is gone and whose grace window has not passed."""
-        return sum(slot.binary is None for slot in self._slots.values())
+        return len(self._slots) - self.connected_binaries
 
     def slots(self) -> list[tuple[Slot, float | None]]:
         """Every server-id's slot at this moment and, if it is in its grace window, when that ends."""
@@ -96,9 +91,10 @@ class Registry:
 
         How many phones there were, or None if nobody holds the id.
         """
-        slot = self._slots.pop(server_id, None)
+        slot = self._slots.get(server_id)
         if slot is None:
             return None
+        self._lead_to(None, server_id)
         if slot.binary is not None:
             slot.binary.end(BY_OPERATOR)
         phones = slot.evict(BINARY_GONE)
@@ -137,12 +133,15 @@ class Registry:
             self._refuse(connection, hello, TOO_MANY_PHONES)
         phone = Phone(f"c-{secrets.token_urlsafe(16)}", connection, hello.device_name)
         slot.phones[phone.conn_id] = phone
+        self.connected_phones += 1
         self._emit(PhoneRegistered(hello.server_id, phone.conn_id, connection.remote, hello.device_name))
         try:
             yield slot, phone
         finally:
             slot.give_notice(phone)
             del slot.phones[phone.conn_id]
+            if self._is_current(slot):
+                self.connected_phones -= 1
             ending = connection.ending
             self._emit(
                 PhoneUnregistered(
@@ -158,8 +157,8 @@ class Registry:
             deadline, slot = self._graces[0]
             await trio.sleep_until(deadline)
             self._graces.popleft()
-            if self._slots.get(slot.server_id) is slot:
-                del self._slots[slot.server_id]
+            if self._is_current(slot):
+                self._lead_to(None, slot.server_id)
                 self._emit(GraceExpired(slot.server_id, slot.evict(BINARY_GONE)))
 
     async def _claim(self, connection: Connection, hello: BinaryHello) -> Slot:
@@ -173,7 +172,8 @@ class Registry:
                 self._emit(ClaimRefused(hello.server_id, connection.remote, hello.version))
                 raise Refused(CLAIM_TAKEN)
             held = current
-        slot = self._slots[hello.server_id] = Slot(hello.server_id, connection, hello.version)
+        slot = Slot(hello.server_id, connection, hello.version)
+        self._lead_to(slot, hello.server_id)
         if held is None:
             self._emit(BinaryClaimed(hello.server_id, connection.remote, hello.version))
         elif held.binary is None:
@@ -186,6 +186,25 @@ class Registry:
             self._emit(BinaryTookOver(hello.server_id, connection.remote, hello.version, phones))
         return slot
 
+    def _lead_to(self, slot: Slot | None, server_id: str) -> None:
+        """Let ``server_id`` lead to ``slot``, whose binary is connected, or to nobody.
+
+        Whoever is left in the slot that it led to before does not count any more.
+        """
+        before = self._slots.get(server_id)
+        if before is not None:
+            self.connected_binaries -= before.binary is not None
+            self.connected_phones -= len(before.phones)
+        if slot is None:
+            del self._slots[server_id]
+        else:
+            self._slots[server_id] = slot
+            self.connected_binaries += 1
+
+    def _is_current(self, slot: Slot) -> bool:
+        """Whether ``slot`` is the one that its server-id leads to."""
+        return self._slots.get(slot.server_id) is slot
+
     def _refuse(self, connection: Connection, hello: PhoneHello, close: Close) -> NoReturn:
         self._emit(
             PhoneRefused(hello.server_id, connection.remote, hello.device_name, close.code, close.reason)
@@ -196,11 +215,12 @@ class Registry:
         ending = connection.ending
         slot.abandon()
         # Unless it was taken over or evicted.
-        current = self._slots.get(slot.server_id) is slot
+        current = self._is_current(slot)
         waiting = len(slot.phones) if current else 0
         self._emit(
             BinaryReleased(slot.server_id, connection.remote, ending.code, ending.by, ending.reason, waiting)
         )
         if current:
+            self.connected_binaries -= 1
             self._graces.append((trio.current_time() + self._grace, slot))
             self._grace_begun.unpark()

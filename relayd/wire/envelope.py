@@ -9,7 +9,6 @@ objects but a short string and an integer.
 from typing import Final
 
 import msgspec
-from attrs import frozen
 
 from relayd.wire.close import may_travel
 from relayd.wire.document import Document
@@ -43,9 +42,9 @@ _UNSET: Final = msgspec.UNSET
 _read_document: Final = msgspec.json.Decoder(Document).decode
 _skip_document: Final = msgspec.json.Decoder(msgspec.Raw).decode
 
-# First digits that can stand in for the "d" of a surrogate escape. Not 0: a substitute must never
-# turn into ASCII, or it could spell a conn_id that the message did not contain.
-_SUBSTITUTE_DIGITS: Final = tuple(bytes([digit]) for digit in b"eEfFcCbBaA987654321")
+# Without a "d" there are no surrogates. No digit or letter that JSON means something by is exchanged or comes
+# in: so what is a string, a number or a name stays one, and nothing else becomes one.
+_WITHOUT_SURROGATES: Final = bytes.maketrans(b"dD", b"cC")
 
 
 def decode_envelope(message: bytes) -> Envelope:
@@ -79,8 +78,8 @@ def is_json(message: bytes) -> bool:
             str(message, "utf-8")
         _skip_document(message)
     except msgspec.DecodeError:
-        substitution = _Substitution.of(message)
-        return substitution is not None and _is_plain_json(substitution.apply(message))
+        # Perhaps for a lone surrogate, see below. Nothing of it is read here, so the rest may change with it.
+        return _is_plain_json(message.translate(_WITHOUT_SURROGATES))
     except (UnicodeDecodeError, RecursionError):
         return False
     return True
@@ -115,44 +114,23 @@ def _checked(document: Document, frame: bytes) -> Envelope:
     return conn_id, frame, close_code
 
 
-@frozen
-class _Substitution:
-    r"""Makes a document with lone surrogates readable to msgspec, and its frame itself again.
+def _decode_with_lone_surrogates(message: bytes) -> Envelope:
+    r"""Read a message that msgspec refuses, if it does so for a lone surrogate only.
 
     The grammar of JSON allows an escape such as ``"\ud800"`` on its own (RFC 8259, section 8.2), so
-    a frame may hold one, and what is valid must pass unchanged. msgspec refuses it. So the ``d`` of
-    every such escape is exchanged for a digit that follows no ``\u`` in the message, which keeps the
-    length and the grammar and can be undone exactly.
+    a frame may hold one, and what is valid must pass unchanged. msgspec is given ``"\ue800"`` instead: that
+    is as long, and no ASCII either, or it might spell a conn_id that the message does not contain.
     """
-
-    lower: bytes
-    upper: bytes
-
-    @classmethod
-    def of(cls, message: bytes) -> "_Substitution | None":
-        """A substitution for ``message``; None where there is nothing to exchange, or nothing free."""
-        if b"\\ud" not in message and b"\\uD" not in message:
-            return None
-        free = [digit for digit in _SUBSTITUTE_DIGITS if b"\\u" + digit not in message]
-        return cls(free[0], free[1]) if len(free) > 1 else None
-
-    def apply(self, message: bytes) -> bytes:
-        return message.replace(b"\\ud", b"\\u" + self.lower).replace(b"\\uD", b"\\u" + self.upper)
-
-    def undo(self, part: bytes) -> bytes:
-        return part.replace(b"\\u" + self.lower, b"\\ud").replace(b"\\u" + self.upper, b"\\uD")
-
-
-def _decode_with_lone_surrogates(message: bytes) -> Envelope:
-    substitution = _Substitution.of(message)
-    if substitution is None:
+    readable = bytearray(message.replace(b"\\ud", b"\\ue").replace(b"\\uD", b"\\uE"))
+    if readable == message:
         raise Malformed from None
     try:
-        document = _read_document(substitution.apply(message))
+        document = _read_document(readable)
     except (msgspec.DecodeError, RecursionError):
         raise Malformed from None
-    frame = b"" if document.frame is msgspec.UNSET else substitution.undo(bytes(document.frame))
-    return _checked(document, frame)
+    # What the document has is a view of this, so it comes out as it was sent.
+    readable[:] = message
+    return _checked(document, b"" if document.frame is msgspec.UNSET else bytes(document.frame))
 
 
 def _is_plain_json(message: bytes) -> bool:

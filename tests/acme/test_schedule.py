@@ -55,6 +55,7 @@ def test_delays_double_from_a_minute_to_four_hours_and_are_never_shorter_than_th
         ("\u0663", 0.0),
         ("9" * 65, 0.0),
         ("Tue, 99 Nov 2026 12:01:00 GMT", 0.0),
+        ("Tue, 24 Nov 99999999999999 12:01:00 GMT", 0.0),
     ],
 )
 def test_a_retry_after_header_is_a_number_or_a_date_and_anything_else_is_none(

@@ -1,6 +1,9 @@
 """Contract, "Life of a binary" and "Life of a phone": the races for a slot, each forced."""
 
+import sys
 from contextlib import AsyncExitStack
+from types import FrameType
+from typing import Any
 
 import pytest
 import trio
@@ -320,3 +323,44 @@ async def test_phone_without_a_server_and_phone_beyond_the_16th_are_refused(rela
         await leaving.aclose()
         relay.register(stack, FakeConnection())
         assert relay.registry.connected_phones == 16
+
+
+def steps_to_count(registry: Registry) -> int:
+    """How many instructions of Python's it takes to say who is connected."""
+    steps = 0
+
+    def trace(frame: FrameType, event: str, argument: object) -> Any:
+        nonlocal steps
+        frame.f_trace_opcodes = True
+        steps += event == "opcode"
+        return trace
+
+    def count() -> tuple[int, int, int]:
+        return registry.connected_binaries, registry.connected_phones, registry.graces
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        count()
+    finally:
+        sys.settrace(before)
+    return steps
+
+
+async def test_to_count_who_is_connected_takes_no_longer_the_more_there_are(relay: Fixture) -> None:
+    registry = relay.registry
+    async with AsyncExitStack() as stack:
+        await relay.claim(stack, FakeConnection())
+        relay.register(stack, FakeConnection())
+        few = steps_to_count(registry)
+        assert few > 0
+        for number in range(50):
+            for kind in "connected", "in grace":
+                hello = BinaryHello(f"{kind} {number}", "1.2.3")
+                async with AsyncExitStack() as soon:
+                    claimed = registry.claimed(FakeConnection(), hello)
+                    await (stack if kind == "connected" else soon).enter_async_context(claimed)
+            stack.enter_context(registry.registered(FakeConnection(), PhoneHello(f"in grace {number}", "")))
+        assert (registry.connected_binaries, registry.connected_phones, registry.graces) == (51, 51, 50)
+        assert steps_to_count(registry) == few
+    assert (registry.connected_binaries, registry.connected_phones, registry.graces) == (0, 0, 101)

@@ -320,6 +320,8 @@ class RegistryMachine(RuleBasedStateMachine):
         left = self.registry.slots()
         self.world.do(self.expiry.cancel)
         assert left == []
+        registry = self.registry
+        assert registry.connected_binaries == registry.connected_phones == registry.graces == 0
         assert not self.world.nursery.child_tasks
 
     # How it is done.

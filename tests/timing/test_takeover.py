@@ -2,10 +2,18 @@
 
 import pytest
 import trio
-from trio.testing import MockClock
-from wsproto.events import Ping, TextMessage
+from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto.events import CloseConnection, Event, Ping, TextMessage
 
-from relayd.ops.events import BinaryReclaimed, BinaryReleased, BinaryTookOver, ClaimRefused, GraceExpired
+from relayd.edge.pace import CONTROL_BURST
+from relayd.ops.events import (
+    BinaryReclaimed,
+    BinaryReleased,
+    BinaryTookOver,
+    ClaimRefused,
+    GraceExpired,
+    RateLimited,
+)
 from tests.trio_client import Client, relay_under_test
 
 TEXT = b"\x81\x82\0\0\0\0{}"
@@ -157,5 +165,77 @@ async def test_newcomer_that_hangs_up_during_the_probe_takes_nothing_over(autoju
         while not isinstance(event := await holder.next_event(), TextMessage):
             pass
         assert event.data.endswith('"frame":1}')
+        await phone.stream.aclose()
+        await holder.stream.aclose()
+
+
+async def test_claims_that_wait_together_share_one_ping(autojump_clock: MockClock) -> None:
+    async with relay_under_test() as relay:
+        holder = await relay.binary()
+        newcomers = [await relay.binary() for _ in range(4)]
+        await trio.sleep(4)
+        newcomers += [await relay.binary() for _ in range(4)]
+        await wait_all_tasks_blocked()
+        assert relay.seen(ClaimRefused) == []
+        asked = trio.current_time()
+        async with trio.open_nursery() as nursery:
+            pings: list[Event] = []
+
+            async def read() -> None:
+                while not isinstance(event := await holder.next_event(), CloseConnection):
+                    pings.append(event)
+                    await holder.send(event.response())  # type: ignore[attr-defined]
+
+            nursery.start_soon(read)
+            for newcomer in newcomers:
+                assert await newcomer.closed() == (4409, "server-id already claimed")
+            assert trio.current_time() == asked
+            # Whoever comes after that has a ping of its own.
+            assert await (await relay.binary()).closed() == (4409, "server-id already claimed")
+            assert pings == [Ping(), Ping()]
+            nursery.cancel_scope.cancel()
+        await holder.stream.aclose()
+
+
+async def test_claim_after_one_that_nobody_waited_for_has_a_ping_of_its_own(autojump_clock: MockClock) -> None:
+    async with relay_under_test(heartbeat_interval=1_000) as relay:
+        holder = await relay.binary()
+        await (await relay.binary()).stream.aclose()
+        await trio.sleep(11)
+        assert len(relay.seen(ClaimRefused)) == 1
+        newcomer = await relay.binary()
+        asked = trio.current_time()
+        await wait_all_tasks_blocked()
+        assert await holder.next_event() == await holder.next_event() == Ping()
+        await holder.send(Ping().response())
+        assert await newcomer.closed() == (4409, "server-id already claimed")
+        assert trio.current_time() == asked
+        await holder.stream.aclose()
+
+
+async def test_claims_by_the_hundred_take_no_time_from_the_holder_and_its_phone(
+    autojump_clock: MockClock,
+) -> None:
+    async with relay_under_test(upgrade_rate=0, heartbeat_interval=100_000) as relay:
+        holder = await relay.binary()
+        phone = await relay.phone()
+        begun = trio.current_time()
+        # More pongs than anybody may send at once of his own accord.
+        for _ in range(CONTROL_BURST + 20):
+            newcomer = await relay.binary()
+            assert await holder.next_event() == Ping()
+            await holder.send(Ping().response())
+            assert await newcomer.closed() == (4409, "server-id already claimed")
+        await phone.send_text("1")
+        conn_id = (await holder.next_message())[12:36]
+        await holder.send_text(f'{{"conn_id":"{conn_id}","frame":2}}')
+        assert await phone.next_message() == "2"
+        assert trio.current_time() == begun
+        assert relay.seen(RateLimited) == []
+        # Those that nobody has asked for have their bound.
+        for _ in range(CONTROL_BURST + 1):
+            await holder.send(Ping().response())
+        await relay.until(lambda: relay.seen(RateLimited))
+        assert [(event.kind, event.bound) for event in relay.seen(RateLimited)] == [("binary", "control")]
         await phone.stream.aclose()
         await holder.stream.aclose()
