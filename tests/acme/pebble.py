@@ -39,7 +39,10 @@ class Pebble:
             assert shutil.which(tool), f"no {tool}: install the Debian package pebble"
         self._home = home
         self._env = {**os.environ, "PEBBLE_VA_NOSLEEP": "1", "PEBBLE_WFE_NONCEREJECT": "0", **(env or {})}
-        self._port, self._management, self.http_port, self.tls_port, self._dns = (free_port() for _ in range(5))
+        ports: set[int] = set()
+        while len(ports) < 5:
+            ports.add(free_port())
+        self._port, self._management, self.http_port, self.tls_port, self._dns = ports
         home.mkdir(parents=True, exist_ok=True)
         authority = trustme.CA()
         authority.cert_pem.write_to_path(str(home / "ca.pem"))
