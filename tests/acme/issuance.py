@@ -3,7 +3,6 @@
 import socket
 import ssl
 import subprocess
-import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -115,47 +114,3 @@ def test_without_the_library_a_domain_is_refused_with_the_command_that_installs_
     )
     assert relay.process.wait(20) == 2
     assert "pip install 'relayd-VERSION.whl[acme]'" in relay.log_text()
-
-
-def test_nobody_without_a_domain_pays_for_the_library() -> None:
-    script = (
-        "import sys, relayd.cli, relayd.daemon\n"
-        "print([name for name in ('acme', 'cryptography', 'josepy', 'requests') if name in sys.modules])"
-    )
-    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
-    assert done.stdout == b"[]\n"
-
-
-def test_a_request_for_another_host_gets_421_and_no_more(
-    pebble: Pebble, start_relay: Start, tmp_path: Path
-) -> None:
-    old = made_certificate(DOMAIN)
-    store(tmp_path / "state", pebble, f"{DOMAIN}.pem", old.pem)
-    relay = start_relay(*flags(pebble, tmp_path / "state", tls=False), "--listen", "localhost:0+plain")
-    secure = f"127.0.0.1:{relay.port}"
-    context = ssl.create_default_context(cadata=old.chain_pem.decode())
-
-    def status(host: str, path: str = "/healthz") -> int:
-        answer = answered(secure, context, f"GET {path} HTTP/1.1\r\nHost: {host}\r\n\r\n".encode())
-        assert b"another.example" not in answer
-        return int(answer.split()[1])
-
-    assert [status(host) for host in (DOMAIN, DOMAIN.upper(), f"{DOMAIN}.", f"{DOMAIN}:443")] == [200] * 4
-    for host in ("another.example", f"a.{DOMAIN}", f"{DOMAIN}.another.example", "127.0.0.1", f"x{DOMAIN}:80"):
-        assert status(host) == status(host, "/v1/client") == status(host, "/nowhere") == 421
-    # A health check of this machine's own.
-    (plain,) = [e["address"] for e in relay.events("listening") if e["address"].endswith("+plain")]
-    request = b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"
-    assert answered(plain.removesuffix("+plain"), None, request).split()[1] == b"200"
-
-
-def answered(address: str, context: ssl.SSLContext | None, request: bytes) -> bytes:
-    """The answer to a request at ``address``, through TLS if there is a context."""
-    host, _, port = address.rpartition(":")
-    with socket.create_connection((host, int(port)), timeout=10) as sock:
-        if context is None:
-            sock.sendall(request)
-            return sock.recv(4096)
-        with context.wrap_socket(sock, server_hostname=DOMAIN) as tls:
-            tls.sendall(request)
-            return tls.recv(4096)

@@ -1,6 +1,7 @@
 """What is refused before anybody listens: directories and files of no use, each in one line."""
 
 import os
+import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -205,3 +206,12 @@ async def test_a_certificate_is_served_whatever_its_dates_since_it_may_be_our_cl
     assert [event.name for event in events] == ["certificate_restored"]
     assert certificates.choose(ClientHello("a.example")) is not nothing
     assert domains.complete
+
+
+def test_nobody_without_a_domain_pays_for_the_library() -> None:
+    script = (
+        "import sys, relayd.cli, relayd.daemon\n"
+        "print([name for name in ('acme', 'cryptography', 'josepy', 'requests') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
+    assert done.stdout == b"[]\n"

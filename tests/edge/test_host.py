@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from relayd.acme.cache import open_cache
 from relayd.ops.events import LimitReached
 from relayd.settings import Settings
+from relayd.values import Address
 from tests.acme.fakes import made_certificate
 from tests.trio_client import RelayUnderTest, relay_under_test
 
@@ -28,13 +29,22 @@ class Asking:
     def __init__(self, relay: RelayUnderTest, trusting: ssl.SSLContext) -> None:
         self.relay = relay
         self._trusting = trusting
+        self._plain_port = int(relay.relay.listening[1].partition("+")[0].rpartition(":")[2])
 
     async def status(self, request: str) -> int:
         """What a request is answered."""
         tcp = await trio.open_tcp_stream("127.0.0.1", self.relay.port)
         async with trio.SSLStream(tcp, self._trusting, server_hostname=DOMAIN, https_compatible=True) as tls:
             await tls.send_all(f"{request}\r\n".encode())
-            return int(bytes(await tls.receive_some(4096)).split()[1])
+            answer = bytes(await tls.receive_some(4096))
+        assert b"another.example" not in answer
+        return int(answer.split()[1])
+
+    async def without_tls(self, request: str) -> int:
+        """What a request to the other listener is answered."""
+        async with await trio.open_tcp_stream("127.0.0.1", self._plain_port) as tcp:
+            await tcp.send_all(f"{request}\r\n".encode())
+            return int(bytes(await tcp.receive_some(4096)).split()[1])
 
     async def check(self, path: str, host: str = "", version: str = "1.0", method: str = "GET") -> int:
         """What a request as a load balancer's is answered."""
@@ -56,6 +66,7 @@ async def asking(mock_clock: MockClock, tmp_path: Path) -> AsyncIterator[Asking]
     cache.write(f"{DOMAIN}.pem", certificate.pem)
     cache.close()
     async with relay_under_test(
+        listen=(Address("127.0.0.1"), Address("127.0.0.1", tls=False)),
         domain=(DOMAIN,),
         state_dir=str(state),
         trusted_proxies=(IPv4Network("127.0.0.1"),),
@@ -63,6 +74,16 @@ async def asking(mock_clock: MockClock, tmp_path: Path) -> AsyncIterator[Asking]
         upgrade_burst=2,
     ) as relay:
         yield Asking(relay, ssl.create_default_context(cadata=certificate.chain_pem.decode()))
+
+
+async def test_a_request_for_another_host_gets_421_and_no_more(asking: Asking) -> None:
+    for host in (DOMAIN, DOMAIN.upper(), f"{DOMAIN}.", f"{DOMAIN}:443"):
+        assert await asking.check("/healthz", f"Host: {host}\r\n", "1.1") == 200
+    for host in ("another.example", f"a.{DOMAIN}", f"{DOMAIN}.another.example", "127.0.0.1", f"x{DOMAIN}:80"):
+        for path in ("/healthz", "/v1/client", "/nowhere"):
+            assert await asking.check(path, f"Host: {host}\r\n", "1.1") == 421
+    # A health check of this machine's own.
+    assert await asking.without_tls("GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n") == 200
 
 
 async def test_a_check_that_names_no_host_is_answered_and_nothing_else_is(asking: Asking) -> None:
