@@ -88,7 +88,8 @@ def _server_id(values: dict[bytes, bytes]) -> str:
 
 def _displayed(value: bytes) -> str:
     """Cut to 128 characters, with whatever could steer a terminal or a log viewer escaped."""
-    text = value.decode("utf-8", "backslashreplace")[:MAX_DISPLAY_CHARACTERS]
+    # Before it is cut to characters, of which each takes 4 bytes at most: what is not UTF-8 is slow to replace.
+    text = value[: 4 * MAX_DISPLAY_CHARACTERS].decode("utf-8", "backslashreplace")[:MAX_DISPLAY_CHARACTERS]
     if text.isascii() and text.isprintable():
         return text
     return "".join(_escaped(character) for character in text)

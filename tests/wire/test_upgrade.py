@@ -1,6 +1,10 @@
 """The routing headers of an upgrade."""
 
+import tracemalloc
+
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from relayd.wire.upgrade import BadHeaders, BinaryHello, PhoneHello, binary_hello, phone_hello
 
@@ -9,6 +13,7 @@ VERSION = (b"x-pyrycode-version", b"1")
 TOKEN = (b"x-pyrycode-token", b"secret")
 AGENT = (b"user-agent", b"test")
 DEVICE = b"x-pyrycode-device-name"
+LONG = 65536
 BINARY = [SERVER, VERSION, AGENT]
 PHONE = [SERVER, TOKEN, AGENT]
 
@@ -68,3 +73,21 @@ def test_a_repeated_routing_header_is_refused(name: bytes) -> None:
 )
 def test_a_device_name_is_cut_and_its_control_characters_escaped(sent: bytes, shown: str) -> None:
     assert phone_hello([*PHONE, (DEVICE, sent)], require_token=True).device_name == shown
+
+
+@settings(deadline=None)
+@given(
+    st.lists(
+        st.sampled_from([b"a", "ü".encode(), "字".encode(), "😀".encode(), b"\xf0", b"\x9f"]), max_size=300
+    )
+)
+def test_of_a_device_name_no_more_is_read_than_is_shown(pieces: list[bytes]) -> None:
+    value = b"".join(pieces)
+    shown = (value.decode("utf-8", "backslashreplace") + r"\xff" * 32)[:128]
+    headers = [*PHONE, (DEVICE, value + b"\xff" * LONG)]
+    tracemalloc.start()
+    try:
+        assert phone_hello(headers, require_token=True).device_name == shown
+        assert tracemalloc.get_traced_memory()[1] < LONG // 4
+    finally:
+        tracemalloc.stop()
