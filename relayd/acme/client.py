@@ -1,4 +1,4 @@
-"""One CA, by the acme library. Every call blocks on the network, for `_TIMEOUT` a request at most.
+"""One CA, by the acme library. Every call blocks on the network, for `_CALL` at most.
 
 The library takes documents as they come, and fails in its own ways where one is not what it should be.
 All of that becomes `Failed` here, and nothing that a CA has written goes further than this.
@@ -26,11 +26,19 @@ from relayd.acme.binding import Binding
 from relayd.acme.certificate import challenge_pem
 from relayd.acme.problems import ADVICE, Failed
 from relayd.acme.schedule import retry_after
+from relayd.acme.transport import bound
 
 __all__ = ["AcmeAuthority"]
 
 _TIMEOUT: Final = 15
 """Seconds for a connection, and for each wait for its bytes."""
+
+_CALL: Final = 60.0
+"""Seconds in which all that one call asks for has to have come. A failed attempt is not repeated any sooner,
+so no thread is still at work for the one before."""
+
+_BYTES: Final = 1024 * 1024
+"""What a CA may send us for one call, in all. A document has some 10 KB at most, and a call some five."""
 
 _POSTS: Final = 5
 """Attempts to post something whose nonce is not accepted; the library makes two of each."""
@@ -213,13 +221,19 @@ class AcmeOrder:
 
 
 class _Network(ClientNetwork):
-    """The library's, with more patience for nonces, and an eye on ``Retry-After``."""
+    """The library's, with more patience for nonces, an eye on ``Retry-After``, and bounds."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         #: Of the last answer, in seconds.
         self.retry_after = 0.0
         self.session.hooks["response"].append(self._note)
+        self._bounds = bound(self.session)
+
+    def begin(self) -> None:
+        """A call begins."""
+        self.retry_after = 0.0
+        self._bounds.begin(_CALL, _BYTES)
 
     def _note(self, response: requests.Response, *args: object, **kwargs: object) -> None:
         self.retry_after = retry_after(response.headers.get("Retry-After"), datetime.now(UTC))
@@ -237,8 +251,8 @@ class _Network(ClientNetwork):
 
 @contextmanager
 def _translated(net: _Network) -> Iterator[None]:
-    """Make every way in which the body can fail because of the CA a `Failed`."""
-    net.retry_after = 0.0
+    """Around one call: make every way in which it can fail because of the CA a `Failed`."""
+    net.begin()
     try:
         yield
     except messages.Error as error:
@@ -252,7 +266,7 @@ def _translated(net: _Network) -> Iterator[None]:
         raise Failed("caUnknown" if _is_about_names(error) else "caUnreachable") from None
     except (acme.errors.Error, josepy.errors.Error, requests.exceptions.RequestException):
         raise Failed("caMalformed", net.retry_after) from None
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
         # What the library makes of documents that have not the shape that they should have.
         raise Failed("caMalformed") from None
 
