@@ -214,7 +214,7 @@ class Inbox:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._readable()
-            data = self._stream.try_receive(self._ask)
+            data = self._stream.try_receive(self._ask, self._frames_per_turn)
             if data is None:
                 self._more = False
                 if self._deadline < math.inf:

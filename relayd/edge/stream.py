@@ -18,6 +18,8 @@ from typing import Final
 
 import trio
 
+from relayd.edge.turns import LEAST_FRAMES
+
 __all__ = ["PlainStream", "Stream"]
 
 _UNSENT: Final = 16 * 1024
@@ -30,10 +32,11 @@ class Stream(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def try_receive(self, size: int) -> bytes | None:
+    def try_receive(self, size: int, records: int = LEAST_FRAMES) -> bytes | None:
         """At most ``size`` bytes; none at the end, however it came about; None if there are none yet.
 
-        If they are fewer than ``size``, it takes a `wait_readable` to get more.
+        If they are fewer than ``size``, it takes a `wait_readable` to get more. With TLS, no more than so
+        many ``records`` are decrypted.
         """
 
     @abstractmethod
@@ -114,7 +117,7 @@ class PlainStream(Stream):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
         self.socket = sock
 
-    def try_receive(self, size: int) -> bytes | None:
+    def try_receive(self, size: int, records: int = LEAST_FRAMES) -> bytes | None:
         try:
             return os.read(self.socket.fileno(), size)
         except BlockingIOError:

@@ -8,7 +8,9 @@ from typing import Final
 import trio
 
 from relayd.edge.stream import PlainStream, Stream
+from relayd.edge.turns import LEAST_FRAMES
 from relayd.wire.client_hello import BadClientHello, ClientHello, ClientHelloReader, ClientHelloTooLong
+from relayd.wire.tls_records import RecordCounter
 
 __all__ = ["TlsFailed", "TlsStream", "accept_tls"]
 
@@ -24,6 +26,9 @@ _PIECE: Final = 8 * 1024
 _MOST_BARREN: Final = 32 * 1024
 """Bytes from a peer without any data in them. New keys, for one, may be asked for in 27 bytes, as often as one
 likes. But a record with data has 16 KiB at most, so nobody needs as much to send some."""
+
+_WORTH: Final = 64
+"""Bytes that each byte of data makes up for: its record's, and those of a request for new keys."""
 
 _MOST_REPLIES: Final = 64 * 1024
 """Bytes that TLS itself may owe a peer that does not read: beyond it, he only wants to be answered."""
@@ -56,6 +61,7 @@ class TlsStream(Stream):
         "_barren",
         "_below",
         "_ciphertext",
+        "_counter",
         "_incoming",
         "_object",
         "_on_limit",
@@ -85,13 +91,14 @@ class TlsStream(Stream):
         self._object = tls
         self._incoming = incoming
         self._outgoing = outgoing
-        # Of what was received, what OpenSSL has not been given yet.
-        self._rest = rest
+        # Of what was received, what OpenSSL has not been given yet: behind the handshake, a record begins.
+        self._rest = incoming.read() + rest
+        self._counter = RecordCounter()
         # Of what came out of OpenSSL, what the socket has not taken yet.
         self._ciphertext = b""
         # Bytes, one at most, that are encrypted and were not counted as sent.
         self._owed = 0
-        # Bytes that have come since the last data.
+        # Bytes that have come, less what the data is worth that has come with them.
         self._barren = 0
         # Of the ciphertext, bytes that nobody but the peer's TLS has asked for.
         self._replies = 0
@@ -109,24 +116,28 @@ class TlsStream(Stream):
         """Such as ``TLSv1.3``."""
         return self._object.version() or ""
 
-    def try_receive(self, size: int) -> bytes | None:
+    def try_receive(self, size: int, records: int = LEAST_FRAMES) -> bytes | None:
         if self._shut:
             return self._below.try_receive(size)
         parts: list[bytes] = []
-        # Bytes that have come from the socket, less the data in them.
-        barren = 0
-        emptied = False
+        left, fed = size, 0
         rest, given = self._rest, 0
         self._rest = b""
+        counter = self._counter
+        counter.left = records
+        emptied = False
         self._ready = True
-        while size:
+        while left:
             try:
-                data = self._object.read(min(size, _RECORD))
+                data = self._object.read(min(left, _RECORD))
             except ssl.SSLWantReadError:
-                if given >= len(rest):
-                    wanted = min(size, _AT_ONCE)
-                    # Records without data must not keep everybody waiting while we look for some.
-                    received = None if emptied or barren > _MOST_BARREN else self._below.try_receive(wanted)
+                end = counter.advance(rest, given, _PIECE)
+                if end == given:
+                    if not counter.left:
+                        # There may be more, in its turn.
+                        break
+                    wanted = min(left, _AT_ONCE)
+                    received = None if emptied else self._below.try_receive(wanted)
                     if received is None:
                         self._ready = False
                         break
@@ -135,10 +146,12 @@ class TlsStream(Stream):
                     if not received:
                         self._incoming.write_eof()
                         continue
-                    self._barren += len(received)
-                    rest, given = received, 0
-                self._incoming.write(_piece(rest, given))
-                given += _PIECE
+                    emptied = len(received) < wanted
+                    rest, given = rest[given:] + received, 0
+                    end = counter.advance(rest, given, _PIECE)
+                self._incoming.write(rest if end - given == len(rest) else memoryview(rest)[given:end])
+                fed += end - given
+                given = end
                 continue
             except ssl.SSLError:
                 data = b""
@@ -146,17 +159,14 @@ class TlsStream(Stream):
                 # Behind what was decrypted, if there is any: then the end comes again.
                 return b"".join(parts)
             parts.append(data)
-            size -= len(data)
-            barren -= len(data)
-        # Not all that was read: who has closed it may not come for the rest.
+            left -= len(data)
         self._rest = rest[given:]
         if self._outgoing.pending:
             # Warnings, for one of each renegotiation that was refused: not urgent, so not waited for.
             self._replies += self._outgoing.pending
             with suppress(OSError):
                 self._all_out()
-        if parts:
-            self._barren = 0
+        self._barren = max(0, self._barren + fed - _WORTH * (size - left))
         if self._replies > _MOST_REPLIES or self._barren > _MOST_BARREN:
             if self._on_limit is not None:
                 self._on_limit()
@@ -318,10 +328,6 @@ async def _send(below: PlainStream, data: bytes) -> None:
         await below.send_all(data)
     except trio.BrokenResourceError:
         raise TlsFailed("HUNG_UP") from None
-
-
-def _piece(data: bytes, start: int) -> bytes | memoryview:
-    return data if len(data) <= _PIECE else memoryview(data)[start : start + _PIECE]
 
 
 def _batches(frames: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:
