@@ -8,7 +8,7 @@ from typing import Final
 import trio
 
 from relayd.edge.stream import PlainStream, Stream
-from relayd.edge.turns import LEAST_FRAMES
+from relayd.edge.turns import LEAST_FRAMES, Gate, Place
 from relayd.wire.client_hello import BadClientHello, ClientHello, ClientHelloReader, ClientHelloTooLong
 from relayd.wire.tls_records import RecordCounter
 
@@ -141,8 +141,6 @@ class TlsStream(Stream):
                     if received is None:
                         self._ready = False
                         break
-                    emptied = len(received) < wanted
-                    barren += len(received)
                     if not received:
                         self._incoming.write_eof()
                         continue
@@ -256,34 +254,45 @@ class TlsStream(Stream):
 async def accept_tls(
     below: PlainStream,
     choose: Callable[[ClientHello | None], ssl.SSLContext],
+    gate: Gate,
     on_limit: Callable[[], None],
 ) -> TlsStream:
     """Do the server's part of a TLS handshake on ``below``. Raises `TlsFailed`; cancelled, ``below`` is spoilt.
 
-    ``choose`` is told what the client asks for; nothing, if that could not be understood. ``on_limit`` is for
-    the `TlsStream`.
+    ``choose`` is told what the client asks for; nothing, if that could not be understood. Each time that
+    something has come, it is read and answered when ``gate`` lets us through. ``on_limit`` is for the
+    `TlsStream`.
     """
+    with gate.approached() as place:
+        return await _shake(below, choose, place, on_limit)
+
+
+async def _shake(
+    below: PlainStream,
+    choose: Callable[[ClientHello | None], ssl.SSLContext],
+    place: Place,
+    on_limit: Callable[[], None],
+) -> TlsStream:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    hello, given, rest = await _read_hello(below)
+    hello, given, rest = await _read_hello(below, place)
     tls = choose(hello).wrap_bio(incoming, outgoing, server_side=True)
     while True:
+        incoming.write(given[:_PIECE])
+        given = given[_PIECE:]
         try:
             tls.do_handshake()
         except ssl.SSLWantReadError:
             answer = outgoing.read()
             await _send(below, answer)
-            if not given:
-                if answer[_RANDOM] == _RETRY:
-                    _, given, rest = await _read_hello(below, rest, second=True)
-                elif hello is None:
-                    # Whatever it was going to be, it has begun as none.
-                    raise TlsFailed("UNEXPECTED_MESSAGE") from None
-                else:
-                    given, rest = rest or await below.receive_some(_PIECE), b""
-                    if not given:
-                        raise TlsFailed("HUNG_UP") from None
-            incoming.write(given[:_PIECE])
-            given = given[_PIECE:]
+            if given:
+                continue
+            if answer[_RANDOM] == _RETRY:
+                _, given, rest = await _read_hello(below, place, rest, second=True)
+            elif hello is None:
+                # Whatever it was going to be, it has begun as none.
+                raise TlsFailed("UNEXPECTED_MESSAGE") from None
+            else:
+                given, rest = rest or await _receive(below, place), b""
         except ssl.SSLError as error:
             # The alert says why.
             await _send(below, outgoing.read())
@@ -294,7 +303,7 @@ async def accept_tls(
 
 
 async def _read_hello(
-    below: PlainStream, received: bytes = b"", *, second: bool = False
+    below: PlainStream, place: Place, received: bytes = b"", *, second: bool = False
 ) -> tuple[ClientHello | None, bytes, bytes]:
     """What the client asks for, if that can be understood; the bytes that say so; what came behind them.
 
@@ -305,10 +314,8 @@ async def _read_hello(
     # Cut into records of a byte each, it may be six times as long. Nobody does that but to fill memory.
     while len(received) < _MOST_BARREN:
         if not data:
-            data = await below.receive_some(_PIECE)
+            data = await _receive(below, place)
             received += data
-        if not data:
-            raise TlsFailed("HUNG_UP")
         try:
             hello = reader.feed(data)
         except ClientHelloTooLong:
@@ -320,10 +327,25 @@ async def _read_hello(
         if hello is not None:
             return hello, received[: reader.taken], received[reader.taken :]
         data = b""
+        await trio.lowlevel.checkpoint()
     raise TlsFailed("EXCESSIVE_MESSAGE_SIZE")
 
 
+async def _receive(below: PlainStream, place: Place) -> bytes:
+    """What comes next, with the place held. Raises `TlsFailed`."""
+    place.leave()
+    await place.enter()
+    while (data := below.try_receive(_PIECE)) is None:
+        place.leave()
+        await below.wait_readable()
+        await place.enter()
+    if not data:
+        raise TlsFailed("HUNG_UP")
+    return data
+
+
 async def _send(below: PlainStream, data: bytes) -> None:
+    """Send ``data``, and let others run if there is none. Raises `TlsFailed`."""
     try:
         await below.send_all(data)
     except trio.BrokenResourceError:

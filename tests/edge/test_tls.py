@@ -3,6 +3,7 @@
 import contextlib
 import ctypes
 import os
+import select
 import signal
 import socket
 import ssl
@@ -14,6 +15,7 @@ from typing import cast
 
 import pytest
 import trio
+import trio.testing
 from attrs import frozen
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -23,6 +25,7 @@ from websockets.sync.client import connect
 from relayd.cli import main
 from relayd.edge.stream import PlainStream
 from relayd.edge.tls import TlsStream, accept_tls
+from relayd.edge.turns import Gate
 from relayd.ops.events import CertificateLoaded, CertificateRefused, TlsRefused
 from relayd.wire.client_hello import ClientHello
 from tests.edge.pairs import Pair, under_tls
@@ -326,6 +329,29 @@ async def served(relay: RelayUnderTest, pair: Pair) -> bytes:
     return bytes((await client.receive_some(4096)).partition(b"\r\n")[0])
 
 
+async def test_handshakes_that_come_all_at_once_are_begun_a_few_at_a_time_and_others_run_between_them(
+    pair: Pair,
+) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    with contextlib.suppress(ssl.SSLWantReadError):
+        pair.client().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1").do_handshake()
+    hello = outgoing.read()
+    async with under_tls(pair, max_handshakes=800) as relay:
+        clients = [await relay.connect() for _ in range(200)]
+        await trio.testing.wait_all_tasks_blocked()
+        poll = select.poll()
+        for client in clients:
+            poll.register(client.stream.socket.fileno(), select.POLLIN)
+            os.write(client.stream.socket.fileno(), hello)
+        counts: list[int] = []
+        with trio.fail_after(WAIT):
+            while sum(counts) < 200:
+                await trio.lowlevel.checkpoint()
+                counts.append(len(poll.poll(0)) - sum(counts))
+        # We look in the middle of a pass of the loop, before some of its tasks and behind others.
+        assert max(counts) <= 64
+
+
 # The bytes between the buffers.
 
 
@@ -548,7 +574,7 @@ async def test_client_that_is_asked_for_another_hello_gets_its_answer(pair: Pair
     with ours, theirs:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.send_all, b"hello")
-            stream = await accept_tls(PlainStream(ours), choose, lambda: None)
+            stream = await accept_tls(PlainStream(ours), choose, Gate(), lambda: None)
             assert await stream.receive_some(100) == b"hello"
     assert hellos == [ClientHello("", ())]
 
