@@ -64,6 +64,14 @@ class Stream(ABC):
         """How many bytes of what counts as sent are kept here, for the kernel to take."""
 
     @abstractmethod
+    def unread(self) -> int:
+        """How many bytes have been received and wait here for `try_receive`."""
+
+    @abstractmethod
+    def discard_unread(self) -> None:
+        """Let go of those. Whatever comes from then on is the end."""
+
+    @abstractmethod
     def hung_up(self) -> bool:
         """Whether the peer will send no more, although nobody has read as far as that."""
 
@@ -144,6 +152,12 @@ class PlainStream(Stream):
 
     def kept(self) -> int:
         return 0
+
+    def unread(self) -> int:
+        return 0
+
+    def discard_unread(self) -> None:
+        pass
 
     def hung_up(self) -> bool:
         poll = select.poll()

@@ -201,6 +201,14 @@ class TlsStream(Stream):
     def kept(self) -> int:
         return len(self._ciphertext)
 
+    def unread(self) -> int:
+        return len(self._rest)
+
+    def discard_unread(self) -> None:
+        if self._rest:
+            self._rest = b""
+            self._incoming.write_eof()
+
     def hung_up(self) -> bool:
         return self._below.hung_up()
 

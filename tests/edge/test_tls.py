@@ -26,8 +26,9 @@ from relayd.cli import main
 from relayd.edge.stream import PlainStream
 from relayd.edge.tls import TlsStream, accept_tls
 from relayd.edge.turns import Gate
-from relayd.ops.events import CertificateLoaded, CertificateRefused, TlsRefused
+from relayd.ops.events import CertificateLoaded, CertificateRefused, RateLimited, TlsRefused
 from relayd.wire.client_hello import ClientHello
+from tests.attacks.peers import frame, request
 from tests.edge.pairs import Pair, under_tls
 from tests.relay_process import WAIT, RelayProcess
 from tests.trio_client import BINARY_HEADERS, RelayUnderTest
@@ -615,3 +616,31 @@ def test_stream_that_has_carried_much_at_once_holds_little_more_than_an_idle_one
                 left -= ends.stream.try_send([bytes(left)])
                 theirs.recv(1 << 20)
         assert allocated() - before <= count * 32 * 1024
+
+
+async def test_what_is_left_of_a_read_while_a_peer_is_held_back_counts_as_buffered_and_can_be_given_up(
+    pair: Pair,
+) -> None:
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = pair.client().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    async with under_tls(pair) as relay:
+        raw = (await relay.connect()).stream
+        shaken = False
+        while not shaken:
+            try:
+                client.do_handshake()
+                shaken = True
+            except ssl.SSLWantReadError:
+                await raw.send_all(outgoing.read())
+                incoming.write(await raw.receive_some(65_536))
+        client.write(request("/v1/server", "pings"))
+        # Each in a record of its own: beyond 100 at once, it is not read from.
+        for _ in range(300):
+            client.write(frame(b"", 0x89))
+        await raw.send_all(outgoing.read())
+        await relay.until(lambda: relay.seen(RateLimited))
+        await trio.testing.wait_all_tasks_blocked()
+        assert 2_000 < relay.relay.budget.used < 10_000
+        relay.relay.budget.limit = 0
+        relay.relay.budget.relieve()
+        assert relay.relay.budget.used == 0
