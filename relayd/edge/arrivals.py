@@ -21,6 +21,7 @@ from relayd.edge.listener import turn_away
 from relayd.edge.stream import PlainStream, Stream
 from relayd.edge.tally import Tally
 from relayd.edge.tls import TlsFailed, TlsStream, accept_tls
+from relayd.edge.turns import Gate
 from relayd.ops.events import Bound, Emit, LimitReached, ProxyRefused, RequestRefused, TlsRefused
 from relayd.settings import Settings
 from relayd.values import Address
@@ -67,6 +68,7 @@ class Arrivals:
         self._certificates = certificates
         self._tally = tally
         self._emit = emit
+        self._gate = Gate()
 
     def let_in(self, address: Address, sock: socket.socket) -> Newcomer | None:
         """Give who was accepted by the listener at ``address`` a place, for `receive`; or turn him away."""
@@ -162,7 +164,7 @@ class Arrivals:
 
         try:
             with trio.move_on_at(deadline):
-                tls = await accept_tls(stream, certificates.choose, on_limit)
+                tls = await accept_tls(stream, certificates.choose, self._gate, on_limit)
                 outcome = tls.version
                 return None if tls.protocol == CHALLENGE_PROTOCOL else tls
         except TlsFailed as failure:

@@ -179,11 +179,9 @@ class Inbox:
             unfinished = decoder.mid_message
             if messages or not unfinished:
                 self._deadline = math.inf
+            self._count_held((decoder.held if unfinished else 0) + self._stream.unread())
             if unfinished:
-                self._count_held(decoder.held)
                 await self._keep_deadline()
-            elif self.held:
-                self._count_held(0)
             if messages:
                 return messages
         self.over = True
@@ -197,6 +195,7 @@ class Inbox:
         self._leftover = b""
         if self.held and not self.decoder.ended:
             self.decoder.give_up(close)
+            self._stream.discard_unread()
             self._count_held(0)
 
     def stop_limiting(self) -> None:
@@ -214,7 +213,7 @@ class Inbox:
                 await trio.lowlevel.checkpoint()
             else:
                 await self._readable()
-            data = self._stream.try_receive(self._ask)
+            data = self._stream.try_receive(self._ask, self._frames_per_turn)
             if data is None:
                 self._more = False
                 if self._deadline < math.inf:

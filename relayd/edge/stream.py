@@ -18,6 +18,8 @@ from typing import Final
 
 import trio
 
+from relayd.edge.turns import LEAST_FRAMES
+
 __all__ = ["PlainStream", "Stream"]
 
 _UNSENT: Final = 16 * 1024
@@ -30,10 +32,11 @@ class Stream(ABC):
     __slots__ = ()
 
     @abstractmethod
-    def try_receive(self, size: int) -> bytes | None:
+    def try_receive(self, size: int, records: int = LEAST_FRAMES) -> bytes | None:
         """At most ``size`` bytes; none at the end, however it came about; None if there are none yet.
 
-        If they are fewer than ``size``, it takes a `wait_readable` to get more.
+        If they are fewer than ``size``, it takes a `wait_readable` to get more. With TLS, no more than so
+        many ``records`` are decrypted.
         """
 
     @abstractmethod
@@ -59,6 +62,14 @@ class Stream(ABC):
     @abstractmethod
     def kept(self) -> int:
         """How many bytes of what counts as sent are kept here, for the kernel to take."""
+
+    @abstractmethod
+    def unread(self) -> int:
+        """How many bytes have been received and wait here for `try_receive`."""
+
+    @abstractmethod
+    def discard_unread(self) -> None:
+        """Let go of those. Whatever comes from then on is the end."""
 
     @abstractmethod
     def hung_up(self) -> bool:
@@ -114,7 +125,7 @@ class PlainStream(Stream):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT)
         self.socket = sock
 
-    def try_receive(self, size: int) -> bytes | None:
+    def try_receive(self, size: int, records: int = LEAST_FRAMES) -> bytes | None:
         try:
             return os.read(self.socket.fileno(), size)
         except BlockingIOError:
@@ -141,6 +152,12 @@ class PlainStream(Stream):
 
     def kept(self) -> int:
         return 0
+
+    def unread(self) -> int:
+        return 0
+
+    def discard_unread(self) -> None:
+        pass
 
     def hung_up(self) -> bool:
         poll = select.poll()

@@ -8,7 +8,9 @@ from typing import Final
 import trio
 
 from relayd.edge.stream import PlainStream, Stream
+from relayd.edge.turns import LEAST_FRAMES, Gate, Place
 from relayd.wire.client_hello import BadClientHello, ClientHello, ClientHelloReader, ClientHelloTooLong
+from relayd.wire.tls_records import RecordCounter
 
 __all__ = ["TlsFailed", "TlsStream", "accept_tls"]
 
@@ -24,6 +26,9 @@ _PIECE: Final = 8 * 1024
 _MOST_BARREN: Final = 32 * 1024
 """Bytes from a peer without any data in them. New keys, for one, may be asked for in 27 bytes, as often as one
 likes. But a record with data has 16 KiB at most, so nobody needs as much to send some."""
+
+_WORTH: Final = 64
+"""Bytes that each byte of data makes up for: its record's, and those of a request for new keys."""
 
 _MOST_REPLIES: Final = 64 * 1024
 """Bytes that TLS itself may owe a peer that does not read: beyond it, he only wants to be answered."""
@@ -56,6 +61,7 @@ class TlsStream(Stream):
         "_barren",
         "_below",
         "_ciphertext",
+        "_counter",
         "_incoming",
         "_object",
         "_on_limit",
@@ -85,13 +91,14 @@ class TlsStream(Stream):
         self._object = tls
         self._incoming = incoming
         self._outgoing = outgoing
-        # Of what was received, what OpenSSL has not been given yet.
-        self._rest = rest
+        # Of what was received, what OpenSSL has not been given yet: behind the handshake, a record begins.
+        self._rest = incoming.read() + rest
+        self._counter = RecordCounter()
         # Of what came out of OpenSSL, what the socket has not taken yet.
         self._ciphertext = b""
         # Bytes, one at most, that are encrypted and were not counted as sent.
         self._owed = 0
-        # Bytes that have come since the last data.
+        # Bytes that have come, less what the data is worth that has come with them.
         self._barren = 0
         # Of the ciphertext, bytes that nobody but the peer's TLS has asked for.
         self._replies = 0
@@ -109,36 +116,40 @@ class TlsStream(Stream):
         """Such as ``TLSv1.3``."""
         return self._object.version() or ""
 
-    def try_receive(self, size: int) -> bytes | None:
+    def try_receive(self, size: int, records: int = LEAST_FRAMES) -> bytes | None:
         if self._shut:
             return self._below.try_receive(size)
         parts: list[bytes] = []
-        # Bytes that have come from the socket, less the data in them.
-        barren = 0
-        emptied = False
+        left, fed = size, 0
         rest, given = self._rest, 0
         self._rest = b""
+        counter = self._counter
+        counter.left = records
+        emptied = False
         self._ready = True
-        while size:
+        while left:
             try:
-                data = self._object.read(min(size, _RECORD))
+                data = self._object.read(min(left, _RECORD))
             except ssl.SSLWantReadError:
-                if given >= len(rest):
-                    wanted = min(size, _AT_ONCE)
-                    # Records without data must not keep everybody waiting while we look for some.
-                    received = None if emptied or barren > _MOST_BARREN else self._below.try_receive(wanted)
+                end = counter.advance(rest, given, _PIECE)
+                if end == given:
+                    if not counter.left:
+                        # There may be more, in its turn.
+                        break
+                    wanted = min(left, _AT_ONCE)
+                    received = None if emptied else self._below.try_receive(wanted)
                     if received is None:
                         self._ready = False
                         break
-                    emptied = len(received) < wanted
-                    barren += len(received)
                     if not received:
                         self._incoming.write_eof()
                         continue
-                    self._barren += len(received)
-                    rest, given = received, 0
-                self._incoming.write(_piece(rest, given))
-                given += _PIECE
+                    emptied = len(received) < wanted
+                    rest, given = rest[given:] + received, 0
+                    end = counter.advance(rest, given, _PIECE)
+                self._incoming.write(rest if end - given == len(rest) else memoryview(rest)[given:end])
+                fed += end - given
+                given = end
                 continue
             except ssl.SSLError:
                 data = b""
@@ -146,17 +157,14 @@ class TlsStream(Stream):
                 # Behind what was decrypted, if there is any: then the end comes again.
                 return b"".join(parts)
             parts.append(data)
-            size -= len(data)
-            barren -= len(data)
-        # Not all that was read: who has closed it may not come for the rest.
+            left -= len(data)
         self._rest = rest[given:]
         if self._outgoing.pending:
             # Warnings, for one of each renegotiation that was refused: not urgent, so not waited for.
             self._replies += self._outgoing.pending
             with suppress(OSError):
                 self._all_out()
-        if parts:
-            self._barren = 0
+        self._barren = max(0, self._barren + fed - _WORTH * (size - left))
         if self._replies > _MOST_REPLIES or self._barren > _MOST_BARREN:
             if self._on_limit is not None:
                 self._on_limit()
@@ -192,6 +200,14 @@ class TlsStream(Stream):
 
     def kept(self) -> int:
         return len(self._ciphertext)
+
+    def unread(self) -> int:
+        return len(self._rest)
+
+    def discard_unread(self) -> None:
+        if self._rest:
+            self._rest = b""
+            self._incoming.write_eof()
 
     def hung_up(self) -> bool:
         return self._below.hung_up()
@@ -246,34 +262,45 @@ class TlsStream(Stream):
 async def accept_tls(
     below: PlainStream,
     choose: Callable[[ClientHello | None], ssl.SSLContext],
+    gate: Gate,
     on_limit: Callable[[], None],
 ) -> TlsStream:
     """Do the server's part of a TLS handshake on ``below``. Raises `TlsFailed`; cancelled, ``below`` is spoilt.
 
-    ``choose`` is told what the client asks for; nothing, if that could not be understood. ``on_limit`` is for
-    the `TlsStream`.
+    ``choose`` is told what the client asks for; nothing, if that could not be understood. Each time that
+    something has come, it is read and answered when ``gate`` lets us through. ``on_limit`` is for the
+    `TlsStream`.
     """
+    with gate.approached() as place:
+        return await _shake(below, choose, place, on_limit)
+
+
+async def _shake(
+    below: PlainStream,
+    choose: Callable[[ClientHello | None], ssl.SSLContext],
+    place: Place,
+    on_limit: Callable[[], None],
+) -> TlsStream:
     incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    hello, given, rest = await _read_hello(below)
+    hello, given, rest = await _read_hello(below, place)
     tls = choose(hello).wrap_bio(incoming, outgoing, server_side=True)
     while True:
+        incoming.write(given[:_PIECE])
+        given = given[_PIECE:]
         try:
             tls.do_handshake()
         except ssl.SSLWantReadError:
             answer = outgoing.read()
             await _send(below, answer)
-            if not given:
-                if answer[_RANDOM] == _RETRY:
-                    _, given, rest = await _read_hello(below, rest, second=True)
-                elif hello is None:
-                    # Whatever it was going to be, it has begun as none.
-                    raise TlsFailed("UNEXPECTED_MESSAGE") from None
-                else:
-                    given, rest = rest or await below.receive_some(_PIECE), b""
-                    if not given:
-                        raise TlsFailed("HUNG_UP") from None
-            incoming.write(given[:_PIECE])
-            given = given[_PIECE:]
+            if given:
+                continue
+            if answer[_RANDOM] == _RETRY:
+                _, given, rest = await _read_hello(below, place, rest, second=True)
+            elif hello is None:
+                # Whatever it was going to be, it has begun as none.
+                raise TlsFailed("UNEXPECTED_MESSAGE") from None
+            else:
+                given, rest = rest or await _receive(below, place), b""
         except ssl.SSLError as error:
             # The alert says why.
             await _send(below, outgoing.read())
@@ -284,7 +311,7 @@ async def accept_tls(
 
 
 async def _read_hello(
-    below: PlainStream, received: bytes = b"", *, second: bool = False
+    below: PlainStream, place: Place, received: bytes = b"", *, second: bool = False
 ) -> tuple[ClientHello | None, bytes, bytes]:
     """What the client asks for, if that can be understood; the bytes that say so; what came behind them.
 
@@ -295,10 +322,8 @@ async def _read_hello(
     # Cut into records of a byte each, it may be six times as long. Nobody does that but to fill memory.
     while len(received) < _MOST_BARREN:
         if not data:
-            data = await below.receive_some(_PIECE)
+            data = await _receive(below, place)
             received += data
-        if not data:
-            raise TlsFailed("HUNG_UP")
         try:
             hello = reader.feed(data)
         except ClientHelloTooLong:
@@ -310,18 +335,29 @@ async def _read_hello(
         if hello is not None:
             return hello, received[: reader.taken], received[reader.taken :]
         data = b""
+        await trio.lowlevel.checkpoint()
     raise TlsFailed("EXCESSIVE_MESSAGE_SIZE")
 
 
+async def _receive(below: PlainStream, place: Place) -> bytes:
+    """What comes next, with the place held. Raises `TlsFailed`."""
+    place.leave()
+    await place.enter()
+    while (data := below.try_receive(_PIECE)) is None:
+        place.leave()
+        await below.wait_readable()
+        await place.enter()
+    if not data:
+        raise TlsFailed("HUNG_UP")
+    return data
+
+
 async def _send(below: PlainStream, data: bytes) -> None:
+    """Send ``data``, and let others run if there is none. Raises `TlsFailed`."""
     try:
         await below.send_all(data)
     except trio.BrokenResourceError:
         raise TlsFailed("HUNG_UP") from None
-
-
-def _piece(data: bytes, start: int) -> bytes | memoryview:
-    return data if len(data) <= _PIECE else memoryview(data)[start : start + _PIECE]
 
 
 def _batches(frames: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:

@@ -11,11 +11,12 @@ from contextlib import ExitStack, closing, suppress
 
 import pytest
 
+from relayd.ops.capacity import BYTES_EACH
 from tests.attacks.bounds import MIB, UnderAttack, cpu_seconds, size
 from tests.attacks.peers import Peer, binary, close_frame, connect, frame, introduce, phone, read_all, request
 from tests.attacks.test_slow import dribble
 from tests.attacks.tls import TlsSocket, client_hello
-from tests.observed import ObservedRelay
+from tests.observed import ObservedRelay, status_of
 from tests.relay_process import factory_of, until
 
 HANDSHAKE_TIMEOUT = size(1, 5)
@@ -345,3 +346,32 @@ def test_garbage_instead_of_tls_gets_an_alert_or_nothing_and_ends_the_connection
                 # Nothing of it was a frame, so nothing is sent back.
                 assert what_came(sock) == b""
         attack.honest.exchange()
+
+
+def test_connection_that_has_done_all_that_costs_memory_holds_what_is_planned_for_it(
+    relay: ObservedRelay,
+) -> None:
+    def grown(number: int) -> tuple[Peer, Peer]:
+        reader = stack.enter_context(closing(binary(relay.port, f"grown-{number}", tls=True)))
+        sender = stack.enter_context(closing(phone(relay.port, f"grown-{number}", tls=True)))
+        text = b'"%b"' % (b"x" * 64_000)
+        message = b'{"conn_id":"%b","frame":%b}' % (introduce(reader, sender), text)
+        sender.send(text)
+        assert reader.text() == message
+        reader.send(message)
+        assert sender.text() == text
+        for peer in (reader, sender):
+            peer.socket.sendall(frame(b"", 0x89))
+        return reader, sender
+
+    with ExitStack() as stack:
+        # Whatever is there once, and not for each.
+        for number in range(10):
+            grown(number)
+        before = status_of(relay.pid)["VmRSS"]
+        count = size(40, 400)
+        for number in range(10, 10 + count):
+            grown(number)
+        each = (status_of(relay.pid)["VmRSS"] - before) * 1024 / (2 * count)
+        # The rest is for the kernel.
+        assert each <= BYTES_EACH - 6 * 1024

@@ -1,4 +1,4 @@
-"""Records that carry nothing: a client that asks for new keys, and for new keys, and sends no data.
+"""Records that carry nothing: a client that asks for new keys, and for new keys, and sends next to no data.
 
 Python has no way to ask for them, so libssl is called as it is.
 """
@@ -7,10 +7,15 @@ import contextlib
 import ctypes
 import ctypes.util
 import socket
+import ssl
 from collections.abc import Callable
 
 import pytest
+import trio
 
+from relayd.edge.stream import PlainStream
+from relayd.edge.tls import accept_tls
+from relayd.edge.turns import Gate
 from tests.edge.pairs import Pair
 from tests.relay_process import WAIT, RelayProcess
 
@@ -18,8 +23,11 @@ UPDATES = 8_000
 """27 bytes each: 216 KB."""
 
 
-def key_updates(sock: socket.socket, count: int) -> bytes:
-    """Shake hands on ``sock``; as many requests for new keys, encrypted and not sent."""
+def key_updates(sock: socket.socket, count: int, per_byte: int = 0) -> bytes:
+    """Shake hands on ``sock``; as many requests for new keys, encrypted and not sent.
+
+    After each ``per_byte`` of them there is a byte of data; 0 stands for none at all.
+    """
     name = ctypes.util.find_library("ssl")
     if name is None:
         pytest.fail("libssl is missing: apt-get install libssl3")
@@ -39,14 +47,48 @@ def key_updates(sock: socket.socket, count: int) -> bytes:
     libssl.SSL_set0_wbio(client, memory)
     buffer = ctypes.create_string_buffer(4096)
     made = bytearray()
-    for _ in range(count):
+    for number in range(count):
         libssl.SSL_key_update(client, 0)
         libssl.SSL_do_handshake(client)
+        if per_byte and number % per_byte == per_byte - 1:
+            libssl.SSL_write(client, b"x", 1)
         size = libcrypto.BIO_read(memory, buffer, len(buffer))
         made += buffer.raw[:size]
     libssl.SSL_free(client)
     libssl.SSL_CTX_free(context)
     return bytes(made)
+
+
+@pytest.mark.parametrize(
+    ("count", "per_byte", "turns", "data"),
+    [(3000, 0, 18, 0), (3000, 100, 18, 13), (3000, 1, 90, 3000)],
+    ids=["without data", "with next to none", "with as much"],
+)
+async def test_records_without_data_are_read_a_few_a_turn_and_only_while_data_makes_up_for_them(
+    pair: Pair, count: int, per_byte: int, turns: int, data: int
+) -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(pair.chain, pair.key)
+    ours, theirs = socket.socketpair()
+    theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
+    with ours, theirs:
+        made = b""
+
+        async def shake() -> None:
+            nonlocal made
+            made = await trio.to_thread.run_sync(key_updates, theirs, count, per_byte)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shake)
+            stream = await accept_tls(PlainStream(ours), lambda _hello: context, Gate(), lambda: None)
+        theirs.sendall(made)
+        theirs.shutdown(socket.SHUT_WR)
+        taken, received = 0, 0
+        while (part := stream.try_receive(65_536)) != b"":
+            taken += 1
+            received += len(part or b"")
+    assert taken >= turns
+    assert abs(received - data) <= 1
 
 
 def test_peer_that_sends_records_without_data_is_hung_up_on(

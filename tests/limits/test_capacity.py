@@ -9,7 +9,7 @@ from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 
-from relayd.ops.capacity import System, beyond_memory, limits_of, memory_limits, too_few_descriptors
+from relayd.ops.capacity import BYTES_EACH, System, beyond_memory, limits_of, memory_limits, too_few_descriptors
 from relayd.ops.events import MemoryMissing
 from relayd.ops.production import refuse_limits
 from relayd.settings import Settings
@@ -24,9 +24,9 @@ COUNTS = st.integers(1, 1_000_000)
     ("descriptors", "memory", "connections", "handshakes"),
     [
         (524_288, 512 * GIB, 522_112, 2048),
-        (524_288, 8 * GIB, 67_857, 2048),
+        (524_288, 8 * GIB, 50_380, 2048),
         (1024, 8 * GIB, 784, 112),
-        (524_288, GIB // 2, 3823, 546),
+        (524_288, GIB // 2, 2867, 409),
         (20, GIB // 512, 16, 16),
     ],
 )
@@ -42,7 +42,7 @@ def test_what_is_computed_has_the_descriptors_for_it(descriptors: int, memory: i
     system = System(descriptors, memory)
     limits = limits_of(Settings(), system)
     assert too_few_descriptors(limits, system) == 0
-    assert limits.connections * 60 * 1024 <= memory / 2
+    assert limits.connections * BYTES_EACH <= memory / 2
 
 
 @given(COUNTS, COUNTS)
