@@ -61,6 +61,7 @@ class TlsStream(Stream):
         "_barren",
         "_below",
         "_ciphertext",
+        "_counted",
         "_counter",
         "_incoming",
         "_object",
@@ -94,6 +95,8 @@ class TlsStream(Stream):
         # Of what was received, what OpenSSL has not been given yet: behind the handshake, a record begins.
         self._rest = incoming.read() + rest
         self._counter = RecordCounter()
+        # Of it, bytes whose records have been counted.
+        self._counted = 0
         # Of what came out of OpenSSL, what the socket has not taken yet.
         self._ciphertext = b""
         # Bytes, one at most, that are encrypted and were not counted as sent.
@@ -121,8 +124,8 @@ class TlsStream(Stream):
             return self._below.try_receive(size)
         parts: list[bytes] = []
         left, fed = size, 0
-        rest, given = self._rest, 0
-        self._rest = b""
+        rest, given, counted = self._rest, 0, self._counted
+        self._rest, self._counted = b"", 0
         counter = self._counter
         counter.left = records
         emptied = False
@@ -131,8 +134,9 @@ class TlsStream(Stream):
             try:
                 data = self._object.read(min(left, _RECORD))
             except ssl.SSLWantReadError:
-                end = counter.advance(rest, given, _PIECE)
-                if end == given:
+                if given == counted:
+                    counted = counter.advance(rest, given)
+                if given == counted:
                     if not counter.left:
                         # There may be more, in its turn.
                         break
@@ -146,7 +150,8 @@ class TlsStream(Stream):
                         continue
                     emptied = len(received) < wanted
                     rest, given = rest[given:] + received, 0
-                    end = counter.advance(rest, given, _PIECE)
+                    counted = counter.advance(rest, given)
+                end = min(given + _PIECE, counted)
                 self._incoming.write(rest if end - given == len(rest) else memoryview(rest)[given:end])
                 fed += end - given
                 given = end
@@ -158,7 +163,7 @@ class TlsStream(Stream):
                 return b"".join(parts)
             parts.append(data)
             left -= len(data)
-        self._rest = rest[given:]
+        self._rest, self._counted = rest[given:], counted - given
         if self._outgoing.pending:
             # Warnings, for one of each renegotiation that was refused: not urgent, so not waited for.
             self._replies += self._outgoing.pending
@@ -206,7 +211,7 @@ class TlsStream(Stream):
 
     def discard_unread(self) -> None:
         if self._rest:
-            self._rest = b""
+            self._rest, self._counted = b"", 0
             self._incoming.write_eof()
 
     def hung_up(self) -> bool:

@@ -18,18 +18,21 @@ class RecordCounter:
         #: How many records may begin.
         self.left = 0
 
-    def advance(self, data: bytes, start: int, most: int) -> int:
-        """The end of what may be taken of ``data`` from ``start`` on: as many records as are left, and bytes
-        as ``most``. A header that is not whole is not taken; nor would one byte of it be of use to anybody.
+    def advance(self, data: bytes, start: int) -> int:
+        """The end of what may be taken of ``data`` from ``start`` on: as many records as are left.
+
+        A header that is not whole is not taken; nor would it be of use to anybody.
         """
         size, left = len(data), self.left
-        stop = min(start + most, size)
         begin = start + self._inside
-        whole = min(stop, size - _HEADER + 1)
-        while begin < whole and left:
+        whole = size - _HEADER
+        for taken in range(left):
+            if begin > whole:
+                self.left = left - taken
+                break
             begin += _HEADER + (data[begin + 3] << 8 | data[begin + 4])
-            left -= 1
-        self.left = left
-        end = min(begin, stop)
+        else:
+            self.left = 0
+        end = min(begin, size)
         self._inside = begin - end
         return end

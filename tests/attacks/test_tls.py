@@ -16,6 +16,7 @@ from tests.attacks.bounds import MIB, UnderAttack, cpu_seconds, size
 from tests.attacks.peers import Peer, binary, close_frame, connect, frame, introduce, phone, read_all, request
 from tests.attacks.test_slow import dribble
 from tests.attacks.tls import TlsSocket, client_hello
+from tests.edge.test_tls_records import key_updates
 from tests.observed import ObservedRelay, status_of
 from tests.relay_process import factory_of, until
 
@@ -375,3 +376,41 @@ def test_connection_that_has_done_all_that_costs_memory_holds_what_is_planned_fo
         each = (status_of(relay.pid)["VmRSS"] - before) * 1024 / (2 * count)
         # The rest is for the kernel.
         assert each <= BYTES_EACH - 6 * 1024
+
+
+def test_floods_of_records_that_carry_next_to_nothing_hold_up_nobody(
+    relay: ObservedRelay, under_attack: UnderAttack
+) -> None:
+    updaters, talkers = size(8, 40), size(8, 100)
+    length = size(4000, 20_000)
+    begun = frame(b'"' + b"x" * 200_000)[:14]
+    with (
+        under_attack(relay, memory=8 * MIB, sockets=2 * updaters + 2 * talkers, bound=1.0) as attack,
+        ExitStack() as stack,
+    ):
+        floods: dict[socket.socket, bytes] = {}
+        for number in range(updaters):
+            raw = stack.enter_context(connect(relay.port, tls=False))
+            begin = request("/v1/server", f"updater-{number}") + begun
+            floods[raw] = key_updates(raw, length, length // 4, begin)
+        for number in range(talkers):
+            talker = stack.enter_context(closing(binary(relay.port, f"talker-{number}", tls=True)))
+            assert isinstance(talker.socket, TlsSocket)
+            floods[talker.socket] = talker.socket.encrypted(begun + b"x" * length, record=1)
+        for sock in floods:
+            sock.setblocking(False)
+        attack.look()
+        while floods:
+            for sock, flood in list(floods.items()):
+                try:
+                    # Not encrypted once more.
+                    sent = socket.socket.send(sock, flood[: 1 << 16])
+                except BlockingIOError:
+                    continue
+                except ConnectionError:
+                    sent = len(flood)
+                floods[sock] = flood[sent:]
+                if not floods[sock]:
+                    del floods[sock]
+        attack.look()
+        attack.honest.exchange()

@@ -23,10 +23,10 @@ UPDATES = 8_000
 """27 bytes each: 216 KB."""
 
 
-def key_updates(sock: socket.socket, count: int, per_byte: int = 0) -> bytes:
+def key_updates(sock: socket.socket, count: int, per_byte: int = 0, begin: bytes = b"") -> bytes:
     """Shake hands on ``sock``; as many requests for new keys, encrypted and not sent.
 
-    After each ``per_byte`` of them there is a byte of data; 0 stands for none at all.
+    After each ``per_byte`` of them there is a byte of data; 0 stands for none at all. ``begin`` stands before.
     """
     name = ctypes.util.find_library("ssl")
     if name is None:
@@ -47,13 +47,15 @@ def key_updates(sock: socket.socket, count: int, per_byte: int = 0) -> bytes:
     libssl.SSL_set0_wbio(client, memory)
     buffer = ctypes.create_string_buffer(4096)
     made = bytearray()
+    if begin:
+        libssl.SSL_write(client, begin, len(begin))
     for number in range(count):
         libssl.SSL_key_update(client, 0)
         libssl.SSL_do_handshake(client)
         if per_byte and number % per_byte == per_byte - 1:
             libssl.SSL_write(client, b"x", 1)
-        size = libcrypto.BIO_read(memory, buffer, len(buffer))
-        made += buffer.raw[:size]
+        while (size := libcrypto.BIO_read(memory, buffer, len(buffer))) > 0:
+            made += buffer.raw[:size]
     libssl.SSL_free(client)
     libssl.SSL_CTX_free(context)
     return bytes(made)
