@@ -105,14 +105,17 @@ def free_port() -> int:
             return port
 
 
-def until(probe: Callable[[], T | None], what: str) -> T:
-    """Call ``probe`` until it returns something true; return that. Fails after `WAIT` seconds."""
+def until(probe: Callable[[], T | None], what: str, *, pause: float = 0.005) -> T:
+    """Call ``probe`` until it returns something true; return that. Fails after `WAIT` seconds.
+
+    ``pause`` is between two calls, in seconds: longer where each costs a process.
+    """
     deadline = time.monotonic() + WAIT
     while time.monotonic() < deadline:
         found = probe()
         if found:
             return found
-        time.sleep(0.005)
+        time.sleep(pause)
     raise AssertionError(f"no {what} within {WAIT:g} s")
 
 

@@ -237,7 +237,7 @@ class Terminal:
             return screen if all(part in text for part in parts) and without not in text else None
 
         try:
-            return until(shown, f"screen with {parts}")
+            return until(shown, f"screen with {parts}", pause=0.1)
         except AssertionError as error:
             raise AssertionError(f"{error}, but\n{self.screen()}") from None
 
