@@ -185,6 +185,8 @@ class Inbox:
             if messages:
                 return messages
         self.over = True
+        # What came behind the end is nobody's, and must not wait for the goodbye to be done.
+        self._stream.discard_unread()
         self._count_held(decoder.held)
         self._owner.reading_ended()
         await trio.lowlevel.checkpoint()

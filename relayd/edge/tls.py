@@ -296,7 +296,7 @@ async def _shake(
             tls.do_handshake()
         except ssl.SSLWantReadError:
             answer = outgoing.read()
-            await _send(below, answer)
+            await _send(below, answer, place)
             if given:
                 continue
             if answer[_RANDOM] == _RETRY:
@@ -308,10 +308,10 @@ async def _shake(
                 given, rest = rest or await _receive(below, place), b""
         except ssl.SSLError as error:
             # The alert says why.
-            await _send(below, outgoing.read())
+            await _send(below, outgoing.read(), place)
             raise TlsFailed(error.reason or "PROTOCOL_ERROR") from None
         else:
-            await _send(below, outgoing.read())
+            await _send(below, outgoing.read(), place)
             return TlsStream(below, tls, incoming, outgoing, on_limit, given + rest)
 
 
@@ -357,11 +357,19 @@ async def _receive(below: PlainStream, place: Place) -> bytes:
     return data
 
 
-async def _send(below: PlainStream, data: bytes) -> None:
-    """Send ``data``, and let others run if there is none. Raises `TlsFailed`."""
+async def _send(below: PlainStream, data: bytes, place: Place) -> None:
+    """Send ``data``, and let others run if there is none. Raises `TlsFailed`.
+
+    Nobody keeps a place while he takes nothing: it is held again behind that.
+    """
+    await trio.lowlevel.checkpoint()
     try:
-        await below.send_all(data)
-    except trio.BrokenResourceError:
+        sent = below.try_send([data]) if data else 0
+        if sent < len(data):
+            place.leave()
+            await below.send_all(data[sent:])
+            await place.enter()
+    except (OSError, trio.BrokenResourceError):
         raise TlsFailed("HUNG_UP") from None
 
 

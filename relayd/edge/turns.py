@@ -8,13 +8,13 @@ import trio
 
 from relayd.wire.frames import FRAMES_PER_BATCH
 
-__all__ = ["LEAST_FRAMES", "Gate", "Place", "Turns"]
+__all__ = ["LEAST_FRAMES", "NEWCOMERS_AT_ONCE", "Gate", "Place", "Turns"]
 
 LEAST_FRAMES: Final = 64
 """Frames that every turn may have, however many connections take turns: with fewer, the system calls of
 each turn cost more than its frames."""
 
-_NEWCOMERS_AT_ONCE: Final = 32
+NEWCOMERS_AT_ONCE: Final = 32
 """Newcomers who are served in one pass of the loop. A handshake's signature takes half a millisecond to one:
 who is in waits for so many at most, and newcomers have most of a core all the same."""
 
@@ -55,7 +55,7 @@ class Gate:
     """
 
     def __init__(self) -> None:
-        self._places = trio.Semaphore(_NEWCOMERS_AT_ONCE)
+        self._places = trio.Semaphore(NEWCOMERS_AT_ONCE)
 
     @contextmanager
     def approached(self) -> Iterator["Place"]:

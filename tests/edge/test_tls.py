@@ -8,7 +8,8 @@ import signal
 import socket
 import ssl
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import cast
@@ -25,10 +26,11 @@ from websockets.sync.client import connect
 from relayd.cli import main
 from relayd.edge.stream import PlainStream
 from relayd.edge.tls import TlsStream, accept_tls
-from relayd.edge.turns import Gate
+from relayd.edge.turns import NEWCOMERS_AT_ONCE, Gate
 from relayd.ops.events import CertificateLoaded, CertificateRefused, RateLimited, TlsRefused
 from relayd.wire.client_hello import ClientHello
 from tests.attacks.peers import frame, request
+from tests.attacks.tls import client_hello
 from tests.edge.pairs import Pair, under_tls
 from tests.relay_process import WAIT, RelayProcess
 from tests.trio_client import BINARY_HEADERS, RelayUnderTest
@@ -333,10 +335,7 @@ async def served(relay: RelayUnderTest, pair: Pair) -> bytes:
 async def test_handshakes_that_come_all_at_once_are_begun_a_few_at_a_time_and_others_run_between_them(
     pair: Pair,
 ) -> None:
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    with contextlib.suppress(ssl.SSLWantReadError):
-        pair.client().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1").do_handshake()
-    hello = outgoing.read()
+    hello = client_hello()
     async with under_tls(pair, max_handshakes=800) as relay:
         clients = [await relay.connect() for _ in range(200)]
         await trio.testing.wait_all_tasks_blocked()
@@ -351,6 +350,26 @@ async def test_handshakes_that_come_all_at_once_are_begun_a_few_at_a_time_and_ot
                 counts.append(len(poll.poll(0)) - sum(counts))
         # We look in the middle of a pass of the loop, before some of its tasks and behind others.
         assert max(counts) <= 64
+
+
+async def test_client_that_takes_nothing_of_a_handshake_keeps_no_place_from_others(pair: Pair) -> None:
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    server.load_cert_chain(pair.chain, pair.key)
+    ours, theirs = socket.socketpair()
+    gate = Gate()
+    with ours, theirs:
+        below = PlainStream(ours)
+        with contextlib.suppress(BlockingIOError):
+            while ours.send(bytes(65_536)):
+                pass
+        theirs.sendall(client_hello())
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept_tls, below, lambda _: server, gate, lambda: None)
+            await trio.testing.wait_all_tasks_blocked()
+            with contextlib.ExitStack() as stack, trio.fail_after(WAIT):
+                for _ in range(NEWCOMERS_AT_ONCE):
+                    await stack.enter_context(gate.approached()).enter()
+            nursery.cancel_scope.cancel()
 
 
 # The bytes between the buffers.
@@ -618,26 +637,47 @@ def test_stream_that_has_carried_much_at_once_holds_little_more_than_an_idle_one
         assert allocated() - before <= count * 32 * 1024
 
 
+@asynccontextmanager
+async def in_one_go(relay: RelayUnderTest, pair: Pair) -> AsyncIterator[ssl.SSLObject]:
+    """A client that has shaken hands; what it writes in the body goes out at once, behind it."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = pair.client().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
+    raw = (await relay.connect()).stream
+    shaken = False
+    while not shaken:
+        try:
+            client.do_handshake()
+            shaken = True
+        except ssl.SSLWantReadError:
+            await raw.send_all(outgoing.read())
+            incoming.write(await raw.receive_some(65_536))
+    yield client
+    await raw.send_all(outgoing.read())
+
+
+async def test_what_is_left_of_a_read_behind_the_end_does_not_wait_for_the_goodbye(pair: Pair) -> None:
+    async with under_tls(pair) as relay:
+        async with in_one_go(relay, pair) as client:
+            client.write(request("/v1/server", "broken"))
+            # Not masked: the connection fails here.
+            client.write(b"\x81\x00")
+            for _ in range(2_000):
+                client.write(b"x")
+        await relay.until(lambda: any(connection.inbox.over for connection in relay.relay.connections))
+        (connection,) = relay.relay.connections
+        assert connection._stream.unread() == 0
+        assert relay.relay.budget.used == 0
+
+
 async def test_what_is_left_of_a_read_while_a_peer_is_held_back_counts_as_buffered_and_can_be_given_up(
     pair: Pair,
 ) -> None:
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = pair.client().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
     async with under_tls(pair) as relay:
-        raw = (await relay.connect()).stream
-        shaken = False
-        while not shaken:
-            try:
-                client.do_handshake()
-                shaken = True
-            except ssl.SSLWantReadError:
-                await raw.send_all(outgoing.read())
-                incoming.write(await raw.receive_some(65_536))
-        client.write(request("/v1/server", "pings"))
-        # Each in a record of its own: beyond 100 at once, it is not read from.
-        for _ in range(300):
-            client.write(frame(b"", 0x89))
-        await raw.send_all(outgoing.read())
+        async with in_one_go(relay, pair) as client:
+            client.write(request("/v1/server", "pings"))
+            # Each in a record of its own: beyond 100 at once, it is not read from.
+            for _ in range(300):
+                client.write(frame(b"", 0x89))
         await relay.until(lambda: relay.seen(RateLimited))
         await trio.testing.wait_all_tasks_blocked()
         assert 2_000 < relay.relay.budget.used < 10_000
