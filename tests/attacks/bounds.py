@@ -19,7 +19,8 @@ HONEST_BOUND = 5.0
 """Seconds that an honest frame may take there and back: so many that no machine is too slow."""
 
 HONEST_MEDIAN = 0.25
-"""Seconds that half of them may take at most; alone on a machine it is a few milliseconds."""
+"""Seconds that half of them may take at most in `make attacks`, which has a machine to itself: it is a few
+milliseconds there."""
 
 HONEST_MOST = 1.0
 """Seconds that all may take but one in twenty."""
@@ -91,8 +92,9 @@ class Honest:
         self.process.stdin.close()
         report: dict[str, Any] = json.loads(self._line())
         assert not report["fault"], report
-        assert report["median"] <= HONEST_MEDIAN, report
-        assert report["most"] <= HONEST_MOST, report
+        if LARGE:
+            assert report["median"] <= HONEST_MEDIAN, report
+            assert report["most"] <= HONEST_MOST, report
         return report
 
     def close(self) -> None:
@@ -160,8 +162,8 @@ def under_attack(
 
     Over TLS it may take `TLS_MEMORY` for each socket beside that.
     In the end descriptors and tasks are back, and an honest pair has had every frame within ``bound`` seconds
-    all the time, most of them within `HONEST_MOST`, half of them within `HONEST_MEDIAN`. Peak memory is the
-    kernel's own figure, so no moment is missed. ``note`` is told what was measured.
+    all the time; in `make attacks`, most of them within `HONEST_MOST`, and half within `HONEST_MEDIAN`. Peak
+    memory is the kernel's own figure, so no moment is missed. ``note`` is told what was measured.
     """
     if speaks_tls(relay):
         memory += sockets * TLS_MEMORY

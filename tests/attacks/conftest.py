@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 
 from tests.attacks.bounds import LARGE, MIB, UnderAttack
 from tests.attacks.bounds import under_attack as watch
 from tests.attacks.peers import OVER_TLS
+from tests.edge.pairs import Pair
 from tests.observed import ObservedRelay
 from tests.relay_process import factory_of
 
@@ -27,12 +27,7 @@ elif LARGE:
 @pytest.fixture(scope="session")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
     """The flags that have a relay speak TLS."""
-    chain, key = (tmp_path_factory.mktemp("certificate") / name for name in ("chain.pem", "key.pem"))
-    pair = trustme.CA().issue_cert("relay")
-    pair.cert_chain_pems[0].write_to_path(chain)
-    pair.private_key_pem.write_to_path(key)
-    key.chmod(0o600)
-    return "--tls-cert", str(chain), "--tls-key", str(key)
+    return Pair.made_in(tmp_path_factory.mktemp("certificate")).flags
 
 
 @pytest.fixture(scope="session")

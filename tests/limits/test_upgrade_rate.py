@@ -1,18 +1,18 @@
 """How often one address may ask for an upgrade."""
 
 import signal
-import ssl
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import trio
-import trustme
 from trio.testing import MockClock
 
 from relayd.edge.admission import DIALS_PER_UPGRADE
 from relayd.ops.events import LimitReached
 from relayd.values import Address
+from tests.attacks.tls import client_hello
+from tests.edge.pairs import Pair, under_tls
 from tests.limits.clients import LOOPBACK, asked, get, upgrade
 from tests.network import HERE
 from tests.relay_process import RelayProcess
@@ -138,11 +138,8 @@ async def test_who_dials_30_times_as_often_as_he_may_ask_is_not_heard(
 async def test_handshakes_of_tls_that_are_begun_and_left_cost_us_no_more_than_that(
     network: None, mock_clock: MockClock, tmp_path: Path
 ) -> None:
-    pem = tmp_path / "pair.pem"
-    pem.touch(mode=0o600)
-    trustme.CA().issue_cert(HERE).private_key_and_cert_chain_pem.write_to_path(str(pem))
-    files = {"tls_cert": str(pem), "tls_key": str(pem)}
-    async with relay_under_test(listen=EVERY_ADDRESS, upgrade_rate=1, upgrade_burst=1, **files) as relay:
+    pair = Pair.made_in(tmp_path)
+    async with under_tls(pair, listen=EVERY_ADDRESS, upgrade_rate=1, upgrade_burst=1) as relay:
         # The same bytes again and again: they cost him nothing, and us a signature for each answer.
         hello = client_hello()
         for _ in range(DIALS_PER_UPGRADE):
@@ -161,15 +158,6 @@ async def answered(relay: RelayUnderTest, source: str, hello: bytes) -> bool:
             return await stream.receive_some(1) != b""
         except trio.BrokenResourceError:
             return False
-
-
-def client_hello() -> bytes:
-    """How a client begins a handshake."""
-    outgoing = ssl.MemoryBIO()
-    client = ssl.create_default_context().wrap_bio(ssl.MemoryBIO(), outgoing, server_hostname=HERE)
-    with pytest.raises(ssl.SSLWantReadError):
-        client.do_handshake()
-    return outgoing.read()
 
 
 def test_sighup_changes_the_rate_and_begins_anew(start_public: Start, tmp_path: Path) -> None:

@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import trio
-import trustme
 from attrs import evolve
 from prometheus_client.parser import text_string_to_metric_families
 from trio.testing import MockClock
@@ -25,6 +24,7 @@ from relayd.ops.events import AcceptPaused, InternalError, LimitReached, Request
 from relayd.ops.metrics import FAMILIES, Metrics
 from relayd.ops.metrics_server import serve_metrics
 from relayd.values import Address
+from tests.edge.pairs import Pair, under_tls
 from tests.routing.fakes import FakeConnection
 from tests.trio_client import Client, RelayUnderTest, relay_under_test
 
@@ -273,14 +273,12 @@ async def test_pauses_of_accepting_and_faults_are_counted() -> None:
 
 
 async def test_certificates_are_counted_by_what_was_read_from_their_files(tmp_path: Path) -> None:
-    pem = tmp_path / "pair.pem"
-    pem.touch(mode=0o600)
-    trustme.CA().issue_cert("relay.test").private_key_and_cert_chain_pem.write_to_path(str(pem))
-    async with relay_under_test(tls_cert=str(pem), tls_key=str(pem)) as relay:
+    pair = Pair.made_in(tmp_path)
+    async with under_tls(pair) as relay:
         # From the start: an alert on what is new would miss a series' first value.
         refused = ("relayd_certificates_read_total", frozenset({("outcome", "refused")}))
         assert (await scraped(relay))[refused] == 0
-        pem.write_text("rubbish")
+        pair.chain.write_text("rubbish")
         relay.relay.apply(relay.settings)
         relay.relay.apply(relay.settings)
         read = by(await scraped(relay), "relayd_certificates_read_total", "outcome")

@@ -1,8 +1,6 @@
 """The routing envelope: what is taken, what is malformed, and that a frame is never changed."""
 
 import json
-from collections.abc import Callable
-from time import process_time
 from typing import Any
 
 import pytest
@@ -17,6 +15,7 @@ from relayd.wire.envelope import (
     envelope_prefix,
     is_json,
 )
+from tests.wire.cost import least_time
 
 SURROGATES = rb'"\ud800 \uDFFF \udead"'
 FRAMES = [
@@ -139,15 +138,6 @@ def test_256_kib_of_brackets_are_not_json() -> None:
 def read_both_ways(frame: bytes) -> None:
     assert is_json(frame)
     assert decode_envelope(envelope_prefix("c-1") + frame + b"}") == ("c-1", frame, 0)
-
-
-def least_time(action: Callable[[], None]) -> float:
-    times = []
-    for _ in range(7):
-        begun = process_time()
-        action()
-        times.append(process_time() - begun)
-    return min(times)
 
 
 @pytest.mark.parametrize("escapes", [rb"\ud800", rb"\uDFFF\udfff"])
