@@ -34,11 +34,12 @@ def run(options: argparse.Namespace) -> int:
     system = System.here()
     try:
         loaded = load(given(options), os.environ)
+        # In the order of a start, so that of two faults both name the same one first.
+        refuse_addresses(loaded.settings)
+        refuse_limits(loaded.settings, system)
         if loaded.settings.tls_cert:
             read_certificate(loaded.settings.tls_cert, loaded.settings.tls_key)
         remark = import_domains().examine(loaded.settings, os.environ) if loaded.settings.domain else ""
-        refuse_addresses(loaded.settings)
-        refuse_limits(loaded.settings, system)
     except (BadSetting, BadCertificate, NotForProduction) as refusal:
         print(error_line(f"relayd: {refusal}"), file=sys.stderr)
         return 2

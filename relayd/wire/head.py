@@ -79,7 +79,8 @@ def parse_head(data: bytes) -> Head:
 def may_become_head(data: bytes | bytearray, known: int = 0) -> bool:
     """Whether more bytes could make a head of ``data``, as far as its first line and its line feeds tell.
 
-    Of its first ``known`` bytes they could, and so these are not looked at again.
+    Of its first ``known`` bytes they could, and so these are not looked at again, but for a first line that
+    is not whole yet.
     """
     if data.find(b"\n", 0, known) < 0:
         if b"\n" not in data:

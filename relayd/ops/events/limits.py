@@ -23,12 +23,12 @@ Bound = Literal[
 
 @frozen
 class LimitReached(Event):
-    """Somebody was turned away or hung up on: he asks too often (429), or there are too many (503)."""
+    """Somebody was turned away or hung up on, by a limit: see `docs/operations.md`, "Limits"."""
 
     level: ClassVar[Level] = "warning"
     limit: ClassVar[Limit | None] = FAULTS
     message_id: ClassVar[str] = "c2f8d85753a34de39758a8d2c377ed93"
-    message: ClassVar[str] = "turned away {remote}: the limit {bound} is reached"
+    message: ClassVar[str] = "turned away or hung up on {remote}: the limit {bound} is reached"
     bound: Bound
     """Which limit: the metric `relayd_limited_total` has the same names."""
     remote: str
