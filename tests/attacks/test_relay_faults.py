@@ -61,7 +61,7 @@ def test_relay_that_was_stopped_closes_the_dead_and_nobody_else(
         conn_id, full_id = introduce(reader, live), introduce(reader, full)
         dead = [open_(binary(relay.port, "dead")), open_(phone(relay.port, "dead"))]
         head = request("/v1/client", "live")
-        for peer in (reader, live, full):
+        for peer in (reader, live, full, *dead):
             peer.socket.settimeout(60 + seconds)
         # An outbox is full, a message is half here, two answers to pings are due, and the binary is asked
         # whether it is there, since somebody else wants its server-id.
@@ -75,6 +75,8 @@ def test_relay_that_was_stopped_closes_the_dead_and_nobody_else(
         live.settle()
         reader.settle()
         assert live.frame() == reader.frame() == (0x89, b"")
+        # Whoever was not asked before is to be asked first, and is not dead until then.
+        assert [peer.frame() for peer in dead] == [(0x89, b"")] * 2
         rival = open_(Peer(connect(relay.port), "/v1/server", "live"))
         attack.honest.exchange(5)
         with stopped(relay.pid):
