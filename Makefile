@@ -83,7 +83,7 @@ pins: $(VENV)/installed ## Pin the newest dependencies, and their hashes, for CI
 # In a copy: compiled modules beside the sources would be imported instead of them, however old they are.
 compiled: $(VENV)/installed ## Build a wheel whose innermost rooms are compiled into dist/; wants a C compiler
 	rm -rf $(COMPILED) && mkdir -p $(COMPILED)
-	cp -r relayd tests docs requirements .ci pyproject.toml README.md CHANGELOG.md LICENSE $(COMPILED)
+	cp -r relayd tests docs requirements .ci pyproject.toml Makefile README.md CHANGELOG.md LICENSE $(COMPILED)
 	HATCH_BUILD_HOOKS_ENABLE=1 $(VENV)/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir dist ./$(COMPILED)
 
 test-compiled: compiled ## Run the tests on compiled rooms
