@@ -4,8 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 COMPILED := build/compiled
 ARGS ?=
-# Two more than there are cores: many tests wait.
-WORKERS := $(shell expr $$(nproc) + 2)
+# Three more than there are cores: many tests wait.
+WORKERS := $(shell expr $$(nproc) + 3)
 
 # The tests start hundreds of relays: where bytecode is not kept, each of them compiles all of it again.
 unexport PYTHONDONTWRITEBYTECODE
