@@ -231,7 +231,9 @@ def main() -> int:
                         record(results, key, name, work.start(relay, options.seconds, repeat))
 
     options.json.write_text(json.dumps(results, indent=1))
-    machine = f"{os.cpu_count()} cores, Linux {platform.release()}, Python {platform.python_version()}"
+    # Without what its builder has put behind the version.
+    kernel = platform.release().partition("-")[0]
+    machine = f"{os.cpu_count()} cores, Linux {kernel}, Python {platform.python_version()}"
     if not options.only:
         write_report(medians(results), names, f"{machine}; medians of {options.repeats}.")
     return int(any("failed" in run for by in results.values() for runs in by.values() for run in runs))
