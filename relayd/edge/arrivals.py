@@ -20,7 +20,8 @@ from relayd.edge.http import Front, Upgrade, answer_request
 from relayd.edge.listener import turn_away
 from relayd.edge.stream import PlainStream, Stream
 from relayd.edge.tally import Tally
-from relayd.edge.tls import TlsFailed, TlsStream, accept_tls
+from relayd.edge.tls import TlsStream
+from relayd.edge.tls_handshake import TlsFailed, accept_tls
 from relayd.edge.turns import Gate
 from relayd.ops.events import Bound, Emit, LimitReached, ProxyRefused, RequestRefused, TlsRefused
 from relayd.settings import Settings
@@ -163,8 +164,8 @@ class Arrivals:
             self._emit(LimitReached("tls_without_data", str(peer)))
 
         try:
-            with trio.move_on_at(deadline):
-                tls = await accept_tls(stream, certificates.choose, self._gate, on_limit)
+            with trio.move_on_at(deadline), self._gate.approached() as place:
+                tls = await accept_tls(stream, certificates.choose, place, on_limit)
                 outcome = tls.version
                 return None if tls.protocol == CHALLENGE_PROTOCOL else tls
         except TlsFailed as failure:

@@ -8,11 +8,10 @@ from typing import Final
 import trio
 
 from relayd.edge.stream import PlainStream, Stream
-from relayd.edge.turns import LEAST_FRAMES, Gate, Place
-from relayd.wire.client_hello import BadClientHello, ClientHello, ClientHelloReader, ClientHelloTooLong
+from relayd.edge.turns import LEAST_FRAMES
 from relayd.wire.tls_records import RecordCounter
 
-__all__ = ["TlsFailed", "TlsStream", "accept_tls"]
+__all__ = ["PIECE", "TlsStream"]
 
 _RECORD: Final = 16 * 1024
 """Most bytes in one record (RFC 8446, section 5.1), and so in one read."""
@@ -20,7 +19,7 @@ _RECORD: Final = 16 * 1024
 _AT_ONCE: Final = 64 * 1024
 """Bytes encrypted before the socket is tried: enough for one system call, little to hold if it takes none."""
 
-_PIECE: Final = 8 * 1024
+PIECE: Final = 8 * 1024
 """Bytes that OpenSSL's buffers are given at once: it never gives back what they have grown to, a third more."""
 
 _MOST_BARREN: Final = 32 * 1024
@@ -32,22 +31,6 @@ _WORTH: Final = 64
 
 _MOST_REPLIES: Final = 64 * 1024
 """Bytes that TLS itself may owe a peer that does not read: beyond it, he only wants to be answered."""
-
-
-_RANDOM: Final = slice(11, 43)
-"""Where a ServerHello has it, when its record comes first."""
-
-_RETRY: Final = bytes.fromhex("cf21ad74e59a6111be1d8c021e65b891c2a211167abb8c5e079e09e2c8a8339c")
-"""There, it is no ServerHello but asks for another ClientHello (RFC 8446, section 4.1.3)."""
-
-
-class TlsFailed(Exception):
-    """There will be no TLS on this connection."""
-
-    def __init__(self, reason: str) -> None:
-        """``reason`` is OpenSSL's, such as ``UNSUPPORTED_PROTOCOL``, or ``HUNG_UP``."""
-        super().__init__(reason)
-        self.reason = reason
 
 
 class TlsStream(Stream):
@@ -151,7 +134,7 @@ class TlsStream(Stream):
                     emptied = len(received) < wanted
                     rest, given = rest[given:] + received, 0
                     counted = counter.advance(rest, given)
-                end = min(given + _PIECE, counted)
+                end = min(given + PIECE, counted)
                 self._incoming.write(rest if end - given == len(rest) else memoryview(rest)[given:end])
                 fed += end - given
                 given = end
@@ -245,7 +228,7 @@ class TlsStream(Stream):
     def _encrypt(self, data: memoryview) -> None:
         records = []
         while data:
-            data = data[self._object.write(data[:_PIECE]) :]
+            data = data[self._object.write(data[:PIECE]) :]
             records.append(self._outgoing.read())
         self._ciphertext = b"".join((self._ciphertext, *records))
 
@@ -262,115 +245,6 @@ class TlsStream(Stream):
     def _take_ciphertext(self) -> bytes:
         taken, self._ciphertext = self._ciphertext + self._outgoing.read(), b""
         return taken
-
-
-async def accept_tls(
-    below: PlainStream,
-    choose: Callable[[ClientHello | None], ssl.SSLContext],
-    gate: Gate,
-    on_limit: Callable[[], None],
-) -> TlsStream:
-    """Do the server's part of a TLS handshake on ``below``. Raises `TlsFailed`; cancelled, ``below`` is spoilt.
-
-    ``choose`` is told what the client asks for; nothing, if that could not be understood. Each time that
-    something has come, it is read and answered when ``gate`` lets us through. ``on_limit`` is for the
-    `TlsStream`.
-    """
-    with gate.approached() as place:
-        return await _shake(below, choose, place, on_limit)
-
-
-async def _shake(
-    below: PlainStream,
-    choose: Callable[[ClientHello | None], ssl.SSLContext],
-    place: Place,
-    on_limit: Callable[[], None],
-) -> TlsStream:
-    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-    hello, given, rest = await _read_hello(below, place)
-    tls = choose(hello).wrap_bio(incoming, outgoing, server_side=True)
-    while True:
-        incoming.write(given[:_PIECE])
-        given = given[_PIECE:]
-        try:
-            tls.do_handshake()
-        except ssl.SSLWantReadError:
-            answer = outgoing.read()
-            await _send(below, answer, place)
-            if given:
-                continue
-            if answer[_RANDOM] == _RETRY:
-                _, given, rest = await _read_hello(below, place, rest, second=True)
-            elif hello is None:
-                # Whatever it was going to be, it has begun as none.
-                raise TlsFailed("UNEXPECTED_MESSAGE") from None
-            else:
-                given, rest = rest or await _receive(below, place), b""
-        except ssl.SSLError as error:
-            # The alert says why.
-            await _send(below, outgoing.read(), place)
-            raise TlsFailed(error.reason or "PROTOCOL_ERROR") from None
-        else:
-            await _send(below, outgoing.read(), place)
-            return TlsStream(below, tls, incoming, outgoing, on_limit, given + rest)
-
-
-async def _read_hello(
-    below: PlainStream, place: Place, received: bytes = b"", *, second: bool = False
-) -> tuple[ClientHello | None, bytes, bytes]:
-    """What the client asks for, if that can be understood; the bytes that say so; what came behind them.
-
-    OpenSSL would take as much memory as a ClientHello is said to have bytes, 128 KiB of them, at the first.
-    """
-    reader = ClientHelloReader(second=second)
-    data = received
-    # Cut into records of a byte each, it may be six times as long. Nobody does that but to fill memory.
-    while len(received) < _MOST_BARREN:
-        if not data:
-            data = await _receive(below, place)
-            received += data
-        try:
-            hello = reader.feed(data)
-        except ClientHelloTooLong:
-            break
-        except BadClientHello:
-            if second:
-                raise TlsFailed("UNEXPECTED_MESSAGE") from None
-            return None, received, b""
-        if hello is not None:
-            return hello, received[: reader.taken], received[reader.taken :]
-        data = b""
-        await trio.lowlevel.checkpoint()
-    raise TlsFailed("EXCESSIVE_MESSAGE_SIZE")
-
-
-async def _receive(below: PlainStream, place: Place) -> bytes:
-    """What comes next, with the place held. Raises `TlsFailed`."""
-    place.leave()
-    await place.enter()
-    while (data := below.try_receive(_PIECE)) is None:
-        place.leave()
-        await below.wait_readable()
-        await place.enter()
-    if not data:
-        raise TlsFailed("HUNG_UP")
-    return data
-
-
-async def _send(below: PlainStream, data: bytes, place: Place) -> None:
-    """Send ``data``, and let others run if there is none. Raises `TlsFailed`.
-
-    Nobody keeps a place while he takes nothing: it is held again behind that.
-    """
-    await trio.lowlevel.checkpoint()
-    try:
-        sent = below.try_send([data]) if data else 0
-        if sent < len(data):
-            place.leave()
-            await below.send_all(data[sent:])
-            await place.enter()
-    except (OSError, trio.BrokenResourceError):
-        raise TlsFailed("HUNG_UP") from None
 
 
 def _batches(frames: Sequence[bytes | memoryview]) -> Iterator[bytes | memoryview]:

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from relayd.edge.stream import PlainStream
-from relayd.edge.tls import accept_tls
+from relayd.edge.tls_handshake import accept_tls
 from relayd.edge.turns import Gate
 from tests.edge.pairs import Pair
 from tests.relay_process import WAIT, RelayProcess
@@ -82,7 +82,8 @@ async def test_records_without_data_are_read_a_few_a_turn_and_only_while_data_ma
 
         async with trio.open_nursery() as nursery:
             nursery.start_soon(shake)
-            stream = await accept_tls(PlainStream(ours), lambda _hello: context, Gate(), lambda: None)
+            with Gate().approached() as place:
+                stream = await accept_tls(PlainStream(ours), lambda _hello: context, place, lambda: None)
         theirs.sendall(made)
         theirs.shutdown(socket.SHUT_WR)
         taken, received = 0, 0
