@@ -126,7 +126,8 @@ async def read_request(stream: Stream, deadline: float, budget: Budget | None = 
     """
     received = bytearray()
     with trio.move_on_at(deadline) as scope, _counted(received, budget, scope) as account:
-        return _request(bytes(received)) if await _read_head(stream, received, account) else None
+        length = await _read_head(stream, received, account)
+        return _request(bytes(received), length) if length else None
     if trio.current_time() < deadline:
         # The budget has wanted it back.
         return None
@@ -153,8 +154,8 @@ def _counted(received: bytearray, budget: Budget | None, scope: trio.CancelScope
         account.close()
 
 
-async def _read_head(stream: Stream, received: bytearray, account: Account | None) -> bool:
-    """Read until the head is whole; False if the client hung up before. Raises `Answer`."""
+async def _read_head(stream: Stream, received: bytearray, account: Account | None) -> int:
+    """Read until the head is whole; its length, or 0 if the client hung up before. Raises `Answer`."""
     while True:
         known = len(received)
         if known == MAX_HEAD_BYTES:
@@ -165,26 +166,27 @@ async def _read_head(stream: Stream, received: bytearray, account: Account | Non
         # If the budget has wanted all back since, the rest must not be taken for a whole head.
         await trio.lowlevel.checkpoint_if_cancelled()
         if not data:
-            return False
+            return 0
         received += data
-        if received.find(_END_OF_HEAD, max(known - len(_END_OF_HEAD) + 1, 0)) >= 0:
-            return True
+        end = received.find(_END_OF_HEAD, max(known - len(_END_OF_HEAD) + 1, 0))
+        if end >= 0:
+            return end + len(_END_OF_HEAD)
         if not may_become_head(received, known):
             raise Answer(400)
         if account is not None:
             account.change(len(data))
 
 
-def _request(received: bytes) -> Request:
-    end = received.index(_END_OF_HEAD) + len(_END_OF_HEAD)
+def _request(received: bytes, length: int) -> Request:
+    """``length`` is the head's. Raises `Answer`."""
     # Before they are fields, which take 30 times the bytes that they are made of.
-    if received.count(b"\r\n", 0, end) > MAX_HEADERS + _OTHER_LINES:
+    if received.count(b"\r\n", 0, length) > MAX_HEADERS + _OTHER_LINES:
         raise Answer(431)
     try:
-        head = parse_head(received[:end])
+        head = parse_head(received[:length])
     except BadHead:
         raise Answer(400) from None
-    return Request(head, received[end:])
+    return Request(head, received[length:])
 
 
 async def send_answer(stream: Stream, timeout: float, answer: Answer) -> None:
