@@ -9,7 +9,7 @@ from relayd.edge.listener import Listener, accept_connections
 from relayd.edge.places import Places
 from relayd.edge.request import Answer, Request, answer_or
 from relayd.edge.stream import PlainStream
-from relayd.ops.events import ChallengesListening, Emit, InternalError
+from relayd.ops.events import ChallengesListening, Emit
 
 __all__ = ["serve_challenges"]
 
@@ -27,7 +27,7 @@ async def serve_challenges(
     Until cancelled. A request may take ``timeout`` seconds, and so may its answer. Raises a group of
     `relayd.edge.listener.CannotListen` if a listener fails.
     """
-    places = Places(_MOST_CONNECTIONS, "challenges", emit)
+    places = Places(_MOST_CONNECTIONS, "challenges", "challenges", emit)
 
     def judge(request: Request) -> None:
         target = request.head.target
@@ -37,14 +37,9 @@ async def serve_challenges(
         raise Answer(200, ((b"content-type", b"application/octet-stream"),), response.encode("ascii"))
 
     async def handle(stream: PlainStream) -> None:
-        try:
-            with places.taken(stream):
-                deadline = trio.current_time() + timeout
-                await answer_or(stream, deadline, timeout, judge, lambda answer: None)
-        except* Exception as errors:  # noqa: BLE001 (a bug here must not cost a single connection)
-            emit(InternalError.of("challenges", errors))
-        finally:
-            stream.close()
+        with places.serving(stream):
+            deadline = trio.current_time() + timeout
+            await answer_or(stream, deadline, timeout, judge, lambda answer: None)
 
     async with trio.open_nursery() as nursery:
         for listener in listeners:

@@ -7,7 +7,7 @@ import trio
 
 from relayd.edge.client import peer_of
 from relayd.edge.stream import PlainStream
-from relayd.ops.events import Bound, Emit, LimitReached
+from relayd.ops.events import Bound, Emit, InternalError, LimitReached
 
 __all__ = ["Places"]
 
@@ -19,16 +19,31 @@ class Places:
     refused; so they have to make room.
     """
 
-    def __init__(self, most: int, bound: Bound, emit: Emit) -> None:
+    def __init__(self, most: int, bound: Bound, listener: str, emit: Emit) -> None:
+        """``listener`` is what its errors are reported of."""
         self._most = most
         self._bound: Bound = bound
+        self._listener = listener
         self._emit = emit
         # The oldest first.
         self._taken: dict[trio.CancelScope, str] = {}
 
     @contextmanager
-    def taken(self, stream: PlainStream) -> Iterator[None]:
-        """One of them for ``stream``, during the body, which is cancelled when it has to make room."""
+    def serving(self, stream: PlainStream) -> Iterator[None]:
+        """A place for ``stream``, which is closed in the end, whatever the body raises: that costs nobody else.
+
+        The body is cancelled when it has to make room.
+        """
+        try:
+            with self._place_of(stream):
+                yield
+        except* Exception as errors:  # noqa: BLE001 (a bug here must not cost a single connection)
+            self._emit(InternalError.of(self._listener, errors))
+        finally:
+            stream.close()
+
+    @contextmanager
+    def _place_of(self, stream: PlainStream) -> Iterator[None]:
         if len(self._taken) == self._most:
             oldest, remote = next(iter(self._taken.items()))
             del self._taken[oldest]

@@ -12,7 +12,7 @@ from relayd.edge.request import Answer, Request, answer_or, send_answer
 from relayd.edge.stream import PlainStream
 from relayd.edge.tally import Histogram
 from relayd.edge.watched import Watched
-from relayd.ops.events import Emit, InternalError, MetricsListening
+from relayd.ops.events import Emit, MetricsListening
 from relayd.ops.metrics import Metrics
 
 __all__ = ["serve_metrics"]
@@ -48,16 +48,11 @@ async def serve_metrics(
     listener fails later on.
     """
     metrics = Metrics(relay)
-    places = Places(_MOST_CONNECTIONS, "scrapes", emit)
+    places = Places(_MOST_CONNECTIONS, "scrapes", "metrics", emit)
 
     async def handle(stream: PlainStream) -> None:
-        try:
-            with places.taken(stream):
-                await _answer(stream, metrics, relay.settings.handshake_timeout)
-        except* Exception as errors:  # noqa: BLE001 (a bug here must not cost a single connection)
-            emit(InternalError.of("metrics", errors))
-        finally:
-            stream.close()
+        with places.serving(stream):
+            await _answer(stream, metrics, relay.settings.handshake_timeout)
 
     with ExitStack() as stack:
         listeners = list(passed)
