@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from attrs import evolve, fields, frozen
 
-from relayd.settings import Settings, flag_of, setting_of, shown
+from relayd.setting import flag_of, setting_of, shown
+from relayd.settings import Settings
 from relayd.values import Address
 
 __all__ = ["DEFAULT_FILE", "BadSetting", "Loaded", "load", "reloaded"]

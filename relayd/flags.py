@@ -11,7 +11,8 @@ from attrs import fields
 
 from relayd.configuration import DEFAULT_FILE
 from relayd.ops.journal import error_line
-from relayd.settings import Settings, flag_of, setting_of, shown
+from relayd.setting import flag_of, setting_of, shown
+from relayd.settings import Settings
 
 __all__ = ["Parser", "add_settings", "given"]
 

@@ -14,7 +14,8 @@ from relayd.ops.log import Log
 from relayd.ops.process import prepare_process
 from relayd.ops.production import NotForProduction, refuse_metrics_listener
 from relayd.ops.systemd import ServiceManager, status_of
-from relayd.settings import Settings, flag_of
+from relayd.setting import flag_of
+from relayd.settings import Settings
 
 __all__ = ["run"]
 

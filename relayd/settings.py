@@ -35,13 +35,7 @@ from relayd.values import (
     whole_or_auto,
 )
 
-__all__ = [
-    "DEFAULT_ADMIN_SOCKET",
-    "Settings",
-    "flag_of",
-    "setting_of",
-    "shown",
-]
+__all__ = ["DEFAULT_ADMIN_SOCKET", "Settings"]
 
 LETS_ENCRYPT: Final = "https://acme-v02.api.letsencrypt.org/directory"
 

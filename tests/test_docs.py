@@ -10,7 +10,8 @@ from attrs import fields
 
 from relayd.cli import main
 from relayd.ops.events import as_markdown
-from relayd.settings import Settings, flag_of, setting_of, shown
+from relayd.setting import flag_of, setting_of, shown
+from relayd.settings import Settings
 
 ROOT = Path(__file__).parent.parent
 

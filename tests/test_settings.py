@@ -10,7 +10,8 @@ from attrs import fields
 
 from relayd.configuration import BadSetting, Loaded, load, reloaded
 from relayd.flags import given
-from relayd.settings import Settings, setting_of
+from relayd.setting import setting_of
+from relayd.settings import Settings
 from relayd.values import Address, Rate
 
 GOOD = [

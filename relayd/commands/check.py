@@ -14,7 +14,8 @@ from relayd.flags import add_settings, given
 from relayd.ops.capacity import System, buffer_limit, limits_of
 from relayd.ops.journal import error_line
 from relayd.ops.production import NotForProduction, refuse_addresses, refuse_limits, refuse_process
-from relayd.settings import Settings, flag_of, shown
+from relayd.setting import flag_of, shown
+from relayd.settings import Settings
 
 __all__ = ["configure", "run"]
 

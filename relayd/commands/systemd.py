@@ -22,7 +22,8 @@ from attrs import fields
 
 import relayd
 from relayd.configuration import DEFAULT_FILE
-from relayd.settings import Settings, flag_of, setting_of, shown
+from relayd.setting import flag_of, setting_of, shown
+from relayd.settings import Settings
 
 __all__ = ["configure", "run"]
 

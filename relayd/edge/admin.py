@@ -37,7 +37,8 @@ from relayd.ops.events import (
 )
 from relayd.routing.connection import Connection
 from relayd.routing.slot import Phone, Slot
-from relayd.settings import DEFAULT_ADMIN_SOCKET, Settings, flag_of, shown
+from relayd.setting import flag_of, shown
+from relayd.settings import DEFAULT_ADMIN_SOCKET, Settings
 from relayd.wire.close import BY_OPERATOR
 
 __all__ = ["Admin", "Operated", "open_admin_socket"]

@@ -20,7 +20,8 @@ from relayd.ops.production import (
     refuse_listener,
     refuse_metrics_listener,
 )
-from relayd.settings import Settings, setting_of
+from relayd.setting import setting_of
+from relayd.settings import Settings
 from relayd.values import Address
 from tests.relay_process import WAIT, RelayProcess, until
 
