@@ -44,6 +44,12 @@ class Pair:
     def issue(self, *names: str, key_type: trustme.KeyType = trustme.KeyType.ECDSA) -> trustme.LeafCert:
         return self.ca.issue_cert(*(names or ("127.0.0.1", "relay.example.org")), key_type=key_type)
 
+    def server(self) -> ssl.SSLContext:
+        """What serves it, by Python's own defaults."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(self.chain, self.key)
+        return context
+
     def client(self) -> ssl.SSLContext:
         """What trusts the CA."""
         context = ssl.create_default_context()

@@ -39,8 +39,7 @@ async def test_handshakes_that_come_all_at_once_are_begun_a_few_at_a_time_and_ot
 
 
 async def test_client_that_takes_nothing_of_a_handshake_keeps_no_place_from_others(pair: Pair) -> None:
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(pair.chain, pair.key)
+    server = pair.server()
     ours, theirs = socket.socketpair()
     gate = Gate()
     with ours, theirs, gate.approached() as place:
@@ -59,8 +58,7 @@ async def test_client_that_takes_nothing_of_a_handshake_keeps_no_place_from_othe
 
 
 async def test_client_that_is_asked_for_another_hello_gets_its_answer(pair: Pair) -> None:
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(pair.chain, pair.key)
+    server = pair.server()
     # A client's first key is for X25519.
     server.set_ecdh_curve("prime256v1")
     ours, theirs = socket.socketpair()

@@ -7,7 +7,6 @@ import contextlib
 import ctypes
 import ctypes.util
 import socket
-import ssl
 from collections.abc import Callable
 
 import pytest
@@ -69,8 +68,7 @@ def key_updates(sock: socket.socket, count: int, per_byte: int = 0, begin: bytes
 async def test_records_without_data_are_read_a_few_a_turn_and_only_while_data_makes_up_for_them(
     pair: Pair, count: int, per_byte: int, turns: int, data: int
 ) -> None:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(pair.chain, pair.key)
+    context = pair.server()
     ours, theirs = socket.socketpair()
     theirs.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
     with ours, theirs:

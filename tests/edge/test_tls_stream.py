@@ -80,8 +80,7 @@ class Ends:
 
 
 def tls_over(below: PlainStream, pair: Pair) -> Ends:
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(pair.chain, pair.key)
+    server = pair.server()
     received, sent, incoming, outgoing = (ssl.MemoryBIO() for _ in range(4))
     tls = server.wrap_bio(received, sent, server_side=True)
     client = pair.client().wrap_bio(incoming, outgoing, server_hostname="127.0.0.1")
